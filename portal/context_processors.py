@@ -1,0 +1,9 @@
+"""What every template may know of the site."""
+
+from django.conf import settings
+from django.http import HttpRequest
+
+
+def site(request: HttpRequest) -> dict[str, object]:
+    """Version for the footer."""
+    return {"portal_version": settings.VERSION}

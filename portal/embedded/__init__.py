@@ -1,0 +1,1 @@
+"""The portal on one machine: PostgreSQL, Valkey, web server and workers, started and watched together."""
