@@ -1,0 +1,26 @@
+#!/bin/bash
+#SBATCH --job-name=llama-3.1-8b
+#SBATCH --comment=portal:5f0c1d2e-0001
+#SBATCH --partition=cpu
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=16
+#SBATCH --mem=32769M
+#SBATCH --time=90
+#SBATCH --output=stdout.log
+#SBATCH --open-mode=append
+#SBATCH --no-requeue
+#SBATCH --export=NONE
+
+set -eu
+
+unset SLURM_EXPORT_ENV
+export PATH="${PATH:-/usr/local/bin:/usr/bin:/bin}"
+export PORTAL_METRICS_FILE="${PORTAL_METRICS_FILE:-$PWD/metrics.jsonl}"
+export PORTAL_CHECKPOINT_DIR="${PORTAL_CHECKPOINT_DIR:-$PWD/checkpoints}"
+export PORTAL_JOB_KEY=5f0c1d2e-0001
+export PORTAL_NODES=1
+export PORTAL_DEVICES_PER_NODE=0
+export OMP_NUM_THREADS=16
+
+exec -- python3 train.py --title 'it'"'"'s 100% $HOME'
