@@ -1,0 +1,327 @@
+"""What every scheduler backend does alike: `jobs.backends.base` as tests."""
+
+from datetime import timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from jobs.backends.base import SchedulerUnavailable, SubmissionRejected
+from jobs.states import TERMINAL, TRANSITIONS, JobState
+from tests.backends.harness import LONG, BackendHarness, Behaviour
+
+
+def is_running(status: Any) -> bool:
+    return bool(status.state is JobState.RUNNING)
+
+
+def test_answers_a_ping(harness: BackendHarness) -> None:
+    assert harness.backend.ping() is None
+
+
+def test_a_submitted_job_is_found_by_its_key_and_polled_by_its_id(harness: BackendHarness) -> None:
+    spec = harness.make_spec()
+    native_id = harness.backend.submit(spec, key=spec.key)
+    assert harness.backend.find(spec.key) == native_id
+    status = harness.status(native_id)
+    assert (status.native_id, status.key) == (native_id, spec.key)
+    assert status.state in {JobState.PENDING, JobState.RUNNING}
+
+
+def test_a_key_that_was_submitted_before_returns_the_first_id_and_queues_nothing(harness: BackendHarness) -> None:
+    spec = harness.make_spec()
+    first = harness.backend.submit(spec, key=spec.key)
+    changed = harness.make_spec(key=spec.key, devices_per_node=2)
+    assert harness.backend.submit(changed, key=spec.key) == first
+    main = harness.backend.partitions()[0]
+    assert main.jobs_pending + main.jobs_running == 1
+
+
+def test_a_key_stays_taken_after_the_job_ended(harness: BackendHarness) -> None:
+    spec = harness.make_spec(Behaviour())
+    first = harness.submit(Behaviour(), key=spec.key)
+    harness.wait(first)
+    assert harness.backend.submit(spec, key=spec.key) == first
+    assert harness.status(first).state is JobState.COMPLETED
+
+
+def test_a_key_other_than_the_specs_is_a_mistake_of_the_caller(harness: BackendHarness) -> None:
+    spec = harness.make_spec()
+    with pytest.raises(ValueError, match="key"):
+        harness.backend.submit(spec, key="another-key")
+    assert harness.backend.find(spec.key) is None
+
+
+def test_ids_are_never_used_twice(harness: BackendHarness) -> None:
+    ids = [harness.submit(LONG) for _ in range(3)]
+    harness.backend.cancel(ids[-1])
+    ids.append(harness.submit(LONG))
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("native_id", ["999999", "0", "-1", "", "01", "x", "1; rm", "9" * 40, "٣"])
+def test_an_unknown_id_is_absent_from_the_answer(harness: BackendHarness, native_id: str) -> None:
+    known = harness.submit(LONG)
+    assert set(harness.backend.poll([native_id, known])) == {known}
+    assert harness.backend.read_log(native_id, 0) is None
+    assert harness.backend.expected_start(native_id) is None
+    assert harness.backend.cancel(native_id) is None
+
+
+def test_an_unknown_key_is_not_found(harness: BackendHarness) -> None:
+    assert harness.backend.find("key-nobody-has") is None
+
+
+def test_polling_nothing_answers_nothing(harness: BackendHarness) -> None:
+    harness.submit(LONG)
+    assert harness.backend.poll([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"partition": "nowhere"}, "invalid partition"),
+        ({"nodes": 3}, "node configuration is not available"),
+        ({"devices_per_node": 9}, "node configuration is not available"),
+        ({"time_limit_minutes": 601}, "time limit is invalid"),
+        ({"partition": "closed"}, "partition not available"),
+        ({"gres_name": "npu"}, "generic resource"),
+        ({"gres_type": "h100"}, "generic resource"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_job_that_can_never_run_is_rejected_and_leaves_nothing(
+    harness: BackendHarness, changes: dict[str, Any], words: str
+) -> None:
+    spec = harness.make_spec(**changes)
+    with pytest.raises(SubmissionRejected, match=words):
+        harness.backend.submit(spec, key=spec.key)
+    assert harness.backend.find(spec.key) is None
+    assert all(partition.jobs_pending + partition.jobs_running == 0 for partition in harness.backend.partitions())
+    assert harness.backend.expected_start(spec) is None
+
+
+def test_a_job_that_succeeds_is_completed(harness: BackendHarness) -> None:
+    before = harness.now
+    native_id = harness.submit(Behaviour())
+    status = harness.wait(native_id)
+    assert status.state is JobState.COMPLETED
+    assert (status.exit_code, status.exit_signal) == (0, None)
+    assert status.started_at is not None
+    assert status.ended_at is not None
+    assert before <= status.started_at <= status.ended_at <= harness.now
+    assert len(status.nodes) == 1
+
+
+def test_a_job_that_exits_with_an_error_has_failed_with_that_code(harness: BackendHarness) -> None:
+    status = harness.wait(harness.submit(Behaviour(exit_code=3)))
+    assert (status.state, status.exit_code, status.exit_signal) == (JobState.FAILED, 3, None)
+    assert status.reason == "NonZeroExitCode"
+
+
+def test_a_job_that_dies_of_a_signal_has_failed_with_that_signal(harness: BackendHarness) -> None:
+    status = harness.wait(harness.submit(Behaviour(exit_signal=9)))
+    assert (status.state, status.exit_code, status.exit_signal) == (JobState.FAILED, 0, 9)
+
+
+def test_the_states_seen_are_a_path_through_the_table_of_transitions(harness: BackendHarness) -> None:
+    native_id = harness.submit(Behaviour(runs_s=0.5))
+    seen = [harness.status(native_id).state]
+    while seen[-1] not in TERMINAL:
+        harness.let_time_pass()
+        seen.append(harness.status(native_id).state)
+    assert JobState.RUNNING in seen
+    assert all(after is before or after in TRANSITIONS[before] for before, after in pairwise(seen))
+
+
+def test_a_job_that_reaches_its_time_limit_times_out(harness: BackendHarness) -> None:
+    native_id = harness.submit(LONG, time_limit_minutes=1)
+    status = harness.wait(native_id)
+    assert status.state is JobState.TIMEOUT
+    assert status.reason == "TimeLimit"
+    assert status.started_at is not None
+    assert status.ended_at is not None
+    assert status.ended_at - status.started_at >= timedelta(seconds=harness.minute_s)
+
+
+def test_accounting_tells_what_an_ended_job_used(harness: BackendHarness) -> None:
+    running = harness.submit(LONG)
+    native_id = harness.submit(LONG, nodes=2, devices_per_node=4, time_limit_minutes=1)
+    status = harness.wait(native_id)
+    assert status.ended_at is not None
+    rows = {row.native_id: row for row in harness.backend.usage(status.ended_at)}
+    assert running not in rows
+    row = rows[native_id]
+    assert (row.key, row.state, row.devices) == (status.key, JobState.TIMEOUT, 8)
+    assert row.elapsed_s >= harness.minute_s
+    assert (row.started_at, row.ended_at) == (status.started_at, status.ended_at)
+    assert harness.backend.usage(status.ended_at + timedelta(seconds=1)) == []
+
+
+def test_a_waiting_job_is_cancelled_at_once_and_never_starts(harness: BackendHarness) -> None:
+    blocker = harness.submit(LONG, nodes=2, devices_per_node=8)
+    harness.wait(blocker, is_running)
+    native_id = harness.submit(LONG)
+    harness.backend.cancel(native_id)
+    status = harness.status(native_id)
+    assert (status.state, status.started_at) == (JobState.CANCELLED, None)
+    assert status.ended_at is not None
+    (row,) = harness.backend.usage(status.ended_at)
+    assert (row.elapsed_s, row.started_at) == (0, None)
+
+
+def test_a_running_job_is_cancelled(harness: BackendHarness) -> None:
+    native_id = harness.submit(LONG)
+    harness.wait(native_id, is_running)
+    harness.backend.cancel(native_id)
+    harness.backend.cancel(native_id)
+    status = harness.wait(native_id)
+    assert status.state is JobState.CANCELLED
+    assert status.started_at is not None
+
+
+def test_cancelling_an_ended_job_changes_nothing(harness: BackendHarness) -> None:
+    native_id = harness.submit(Behaviour())
+    before = harness.wait(native_id)
+    harness.backend.cancel(native_id)
+    assert harness.status(native_id) == before
+
+
+def test_accelerators_are_counted_and_freed(harness: BackendHarness) -> None:
+    first = harness.submit(LONG, nodes=2, devices_per_node=8)
+    harness.wait(first, is_running)
+    second = harness.submit(LONG, nodes=2, devices_per_node=8)
+    third = harness.submit(LONG)
+    harness.let_time_pass()
+    statuses = harness.backend.poll([second, third])
+    assert [statuses[one].state for one in (second, third)] == [JobState.PENDING] * 2
+    assert [statuses[one].reason for one in (second, third)] == ["Resources", "Priority"]
+    main = harness.backend.partitions()[0]
+    assert (main.devices_in_use, main.jobs_running, main.jobs_pending) == (16, 1, 2)
+    harness.backend.cancel(first)
+    assert len(harness.wait(second, is_running).nodes) == 2
+    assert harness.status(third).state is JobState.PENDING
+
+
+def test_partitions_are_told_as_they_are(harness: BackendHarness) -> None:
+    main, npu, closed = harness.backend.partitions()
+    assert (main.name, main.nodes, main.devices_per_node) == ("gpu-a800", 2, 8)
+    assert (main.gres_name, main.gres_type, main.max_time_limit_minutes) == ("gpu", "a800", 600)
+    assert (npu.name, npu.nodes, npu.gres_name) == ("ascend910b", 1, "npu")
+    assert [partition.is_up for partition in (main, npu, closed)] == [True, True, False]
+    assert all(partition.devices_in_use == 0 for partition in (main, npu, closed))
+
+
+def test_the_expected_start_of_a_waiting_job_is_the_end_of_what_it_waits_for(harness: BackendHarness) -> None:
+    if not harness.backend.supports_expected_start:
+        assert harness.backend.expected_start(harness.make_spec()) is None
+        return
+    blocker = harness.submit(LONG, nodes=2, devices_per_node=8, time_limit_minutes=30)
+    started_at = harness.wait(blocker, is_running).started_at
+    assert started_at is not None
+    limit = timedelta(seconds=30 * harness.minute_s)
+    waiting = harness.submit(LONG, nodes=2, devices_per_node=8, time_limit_minutes=30)
+    first = harness.backend.expected_start(waiting)
+    behind = harness.backend.expected_start(harness.make_spec())
+    assert first is not None
+    assert behind is not None
+    assert limit <= first - started_at <= limit + timedelta(seconds=10)
+    assert behind - first == limit
+    assert harness.status(waiting).expected_start_at == first
+    assert harness.status(blocker).expected_start_at is None
+    assert harness.backend.expected_start(blocker) is None
+
+
+def test_a_job_for_which_there_is_room_is_expected_to_start_now(harness: BackendHarness) -> None:
+    before = harness.now
+    expected = harness.backend.expected_start(harness.make_spec())
+    assert expected is not None
+    assert before <= expected <= harness.now
+
+
+def test_the_output_is_read_piece_by_piece(harness: BackendHarness) -> None:
+    text = "".join(f"line {number}: loss 2.5\n" for number in range(50))
+    native_id = harness.submit(Behaviour(output=text))
+    harness.wait(native_id)
+    read, offset = b"", 0
+    while True:
+        chunk = harness.backend.read_log(native_id, offset, limit=100)
+        assert chunk is not None
+        assert (chunk.offset, chunk.size) == (offset, len(text))
+        assert len(chunk.data) <= 100
+        read, offset = read + chunk.data, chunk.next_offset
+        assert chunk.is_end == (offset == len(text))
+        if chunk.is_end:
+            break
+    assert read.decode() == text
+    nothing_more = harness.backend.read_log(native_id, offset)
+    assert nothing_more is not None
+    assert (nothing_more.data, nothing_more.next_offset, nothing_more.is_end) == (b"", len(text), True)
+
+
+@pytest.mark.parametrize(
+    ("offset", "data", "start"), [(-4, b"6789", 6), (-10, b"0123456789", 0), (-99, b"0123456789", 0), (99, b"", 10)]
+)
+def test_offsets_outside_the_output_are_brought_into_it(
+    harness: BackendHarness, offset: int, data: bytes, start: int
+) -> None:
+    native_id = harness.submit(Behaviour(output="0123456789"))
+    harness.wait(native_id)
+    chunk = harness.backend.read_log(native_id, offset)
+    assert chunk is not None
+    assert (chunk.data, chunk.offset, chunk.next_offset) == (data, start, 10)
+
+
+def test_metrics_are_a_file_of_their_own(harness: BackendHarness) -> None:
+    native_id = harness.submit(Behaviour(output="out", metrics='{"step": 1}'))
+    silent = harness.submit(Behaviour())
+    harness.wait(native_id)
+    harness.wait(silent)
+    chunk = harness.backend.read_log(native_id, 0, file="metrics")
+    assert chunk is not None
+    assert chunk.data == b'{"step": 1}'
+    assert harness.backend.read_log(silent, 0, file="metrics") is None
+
+
+def test_a_job_that_has_not_started_has_no_output_yet(harness: BackendHarness) -> None:
+    blocker = harness.submit(LONG, nodes=2, devices_per_node=8)
+    harness.wait(blocker, is_running)
+    assert harness.backend.read_log(harness.submit(LONG), 0) is None
+
+
+def test_another_object_on_the_same_scheduler_sees_everything(harness: BackendHarness) -> None:
+    spec = harness.make_spec()
+    native_id = harness.backend.submit(spec, key=spec.key)
+    harness.wait(native_id, is_running)
+    harness.backend = harness.open_backend()
+    assert harness.backend.find(spec.key) == native_id
+    assert harness.backend.submit(spec, key=spec.key) == native_id
+    assert harness.status(native_id).state is JobState.RUNNING
+    harness.backend.cancel(native_id)
+    assert harness.wait(native_id).state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"PARTITIONS": {}}, "PARTITIONS"),
+        ({"PARTITIONS": None}, "PARTITIONS"),
+        ({"PARTITIONS": {"a b": {}}}, "a b"),
+        ({"PARTITIONS": {"p": {"nodes": 0}}}, "nodes"),
+        ({"PARTITIONS": {"p": {"nodes": True}}}, "nodes"),
+        ({"PARTITIONS": {"p": {"devices": 8}}}, "devices"),
+        ({"PARTITIONS": {"p": {"state": "drain"}}}, "state"),
+        ({"PARTITIONS": {"p": {"gres_type": "a b"}}}, "gres_type"),
+        ({"PARTITIONS": {"p": []}}, "'p'"),
+        ({"TYPO": 1}, "TYPO"),
+    ],
+)
+def test_bad_options_are_named(harness: BackendHarness, change: dict[str, Any], named: str) -> None:
+    options = {**harness.backend.options, **change}
+    with pytest.raises(ValueError, match=named):
+        type(harness.backend)("another", options)
+
+
+def test_the_two_kinds_of_error_are_distinct() -> None:
+    assert not issubclass(SchedulerUnavailable, SubmissionRejected)
+    assert not issubclass(SubmissionRejected, SchedulerUnavailable)
