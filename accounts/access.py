@@ -1,0 +1,63 @@
+"""The only place that answers "may this user …". Every query of an interface starts here."""
+
+from django.contrib.auth.models import AnonymousUser
+from django.db.models import Q, QuerySet
+
+from accounts.models import Allocation, Membership, Partition, Project, Role, User
+
+_LEADING = (Role.PI, Role.MANAGER)
+
+
+def visible_projects(user: User | AnonymousUser) -> QuerySet[Project]:
+    """Projects that the person may see."""
+    projects: QuerySet[Project] = Project.objects.visible_to(user)
+    return projects
+
+
+def visible_allocations(user: User | AnonymousUser) -> QuerySet[Allocation]:
+    """Allocations that the person may see."""
+    allocations: QuerySet[Allocation] = Allocation.objects.visible_to(user)
+    return allocations
+
+
+def submittable_projects(user: User | AnonymousUser) -> QuerySet[Project]:
+    """Projects in which the person may submit jobs: active ones that they are a member of (staff too)."""
+    if not user.is_authenticated or not user.is_active:
+        return Project.objects.none()
+    projects: QuerySet[Project] = Project.objects.active().filter(memberships__user=user)
+    return projects
+
+
+def usable_partitions(user: User | AnonymousUser) -> QuerySet[Partition]:
+    """Partitions that the person may submit to."""
+    if not user.is_authenticated or not user.is_active:
+        return Partition.objects.none()
+    return Partition.objects.select_related("cluster", "resource_class").filter(cluster__is_enabled=True)
+
+
+def visible_jobs_filter(user: User | AnonymousUser) -> Q:
+    """A filter on anything with `user` and `project`: one's own, those of projects one leads, all for staff.
+
+    A plain member doesn't see the jobs of team-mates: scripts and logs may hold what is not theirs to read.
+    """
+    if not user.is_authenticated or not user.is_active:
+        return Q(pk__in=[])
+    if user.is_staff:
+        return Q()
+    led = Membership.objects.filter(user=user, role__in=_LEADING).values("project")
+    return Q(user=user) | Q(project__in=led)
+
+
+def may_cancel_job(user: User | AnonymousUser, *, owner_id: int, project_id: int) -> bool:
+    """The owner, those who lead the project, and staff."""
+    if not user.is_authenticated or not user.is_active:
+        return False
+    return user.pk == owner_id or user.is_staff or leads_project(user, project_id)
+
+
+def leads_project(user: User | AnonymousUser, project_id: int) -> bool:
+    """Is the person PI or manager of the project?"""
+    return (
+        user.is_authenticated
+        and Membership.objects.filter(user=user, project_id=project_id, role__in=_LEADING).exists()
+    )

@@ -1,0 +1,22 @@
+"""Models of people, what can be granted, and what was."""
+
+from accounts.models.allocations import Allocation, LedgerEntry, LedgerKind
+from accounts.models.identity import Institution, Membership, Project, ProjectState, Role, User
+from accounts.models.policies import Policy
+from accounts.models.resources import Cluster, Partition, ResourceClass
+
+__all__ = [
+    "Allocation",
+    "Cluster",
+    "Institution",
+    "LedgerEntry",
+    "LedgerKind",
+    "Membership",
+    "Partition",
+    "Policy",
+    "Project",
+    "ProjectState",
+    "ResourceClass",
+    "Role",
+    "User",
+]

@@ -1,0 +1,74 @@
+"""Queries, as chainable adjectives. They know fields, never model classes."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Self
+
+from django.contrib.auth.models import AnonymousUser
+from django.db import models
+from django.db.models import F, Q, Sum
+from django.db.models.functions import Coalesce
+
+if TYPE_CHECKING:
+    from accounts.models.identity import User
+
+
+class ProjectQuerySet(models.QuerySet[Any]):
+    """Projects."""
+
+    def visible_to(self, user: "User | AnonymousUser") -> Self:
+        """Those the person is a member of; all for staff."""
+        if not user.is_authenticated or not user.is_active:
+            return self.none()
+        return self if user.is_staff else self.filter(memberships__user=user)
+
+    def active(self) -> Self:
+        """Those that may spend."""
+        return self.filter(state="ACTIVE")
+
+
+class ClusterQuerySet(models.QuerySet[Any]):
+    """Clusters."""
+
+    def askable(self, at: datetime) -> Self:
+        """Those whose scheduler may be asked now: not in the pause after a failure."""
+        return self.filter(Q(retry_at__isnull=True) | Q(retry_at__lte=at)).order_by("pk")
+
+
+class PartitionQuerySet(models.QuerySet[Any]):
+    """Partitions."""
+
+    def accepting_jobs(self) -> Self:
+        """Up, on a cluster that accepts jobs."""
+        return self.filter(is_up=True, cluster__is_enabled=True)
+
+
+class AllocationQuerySet(models.QuerySet[Any]):
+    """Allocations."""
+
+    def active(self, at: datetime) -> Self:
+        """Those whose period holds `at`."""
+        return self.filter(start_at__lte=at, end_at__gt=at)
+
+    def for_project(self, project_id: int, resource_class_id: int) -> Self:
+        """One project's, in one resource class, in the order they are spent: earliest expiry first."""
+        return self.filter(project_id=project_id, resource_class_id=resource_class_id).order_by("end_at", "pk")
+
+    def visible_to(self, user: "User | AnonymousUser") -> Self:
+        """Those of projects the person is a member of; all for staff."""
+        if not user.is_authenticated or not user.is_active:
+            return self.none()
+        return self if user.is_staff else self.filter(project__memberships__user=user)
+
+    def with_available(self) -> Self:
+        """Annotate `available` (accelerator-seconds)."""
+        return self.annotate(available=F("granted_s") - F("reserved_s") - F("used_s"))
+
+    def total_available_s(self) -> int:
+        """Accelerator-seconds that can still be reserved, over all rows."""
+        total = self.aggregate(total=Coalesce(Sum(F("granted_s") - F("reserved_s") - F("used_s")), 0))["total"]
+        return int(total)
+
+
+def ledger_mismatch() -> Q:
+    """Rows (annotated with sums of their entries) whose cache differs from the ledger."""
+    return ~Q(granted_s=F("granted_sum")) | ~Q(reserved_s=F("reserved_sum")) | ~Q(used_s=F("used_sum"))
