@@ -1,0 +1,154 @@
+"""What is stored as codes and figures, in words: for pages and API alike, in the reader's language."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.utils.translation import gettext, gettext_lazy, pgettext_lazy
+from django.utils.translation import gettext as _
+
+from jobs.models import EventKind, Job, JobEvent
+from jobs.services.wording import hours
+from jobs.states import JobState
+
+STATE_LABELS = {
+    JobState.DRAFT: pgettext_lazy("job state", "Draft"),
+    JobState.SUBMITTED: pgettext_lazy("job state", "Submitted"),
+    JobState.HELD: pgettext_lazy("job state", "Held"),
+    JobState.REJECTED: pgettext_lazy("job state", "Rejected"),
+    JobState.QUEUED: pgettext_lazy("job state", "Queued"),
+    JobState.DISPATCHING: pgettext_lazy("job state", "Dispatching"),
+    JobState.PENDING: pgettext_lazy("job state", "Pending"),
+    JobState.RUNNING: pgettext_lazy("job state", "Running"),
+    JobState.COMPLETING: pgettext_lazy("job state", "Completing"),
+    JobState.COMPLETED: pgettext_lazy("job state", "Completed"),
+    JobState.FAILED: pgettext_lazy("job state", "Failed"),
+    JobState.TIMEOUT: pgettext_lazy("job state", "Timed out"),
+    JobState.OUT_OF_MEMORY: pgettext_lazy("job state", "Out of memory"),
+    JobState.NODE_FAIL: pgettext_lazy("job state", "Node failure"),
+    JobState.PREEMPTED: pgettext_lazy("job state", "Preempted"),
+    JobState.CANCELLED: pgettext_lazy("job state", "Cancelled"),
+    JobState.LOST: pgettext_lazy("job state", "Lost"),
+}
+
+STATE_MEANINGS = {
+    JobState.SUBMITTED: gettext_lazy("The portal works out what the job needs."),
+    JobState.HELD: gettext_lazy("The job waits in the portal and goes on by itself."),
+    JobState.REJECTED: gettext_lazy("The job was refused; nothing ran and nothing was charged."),
+    JobState.QUEUED: gettext_lazy("The quota is reserved; the job is next to go to the cluster."),
+    JobState.DISPATCHING: gettext_lazy("The job is being handed to the cluster."),
+    JobState.PENDING: gettext_lazy("The cluster has the job; it waits for free accelerators."),
+    JobState.RUNNING: gettext_lazy("The job is running."),
+    JobState.COMPLETING: gettext_lazy("The job has ended; the cluster is cleaning up."),
+    JobState.COMPLETED: gettext_lazy("The job ended well."),
+    JobState.FAILED: gettext_lazy("The job ended with an error; the log says more."),
+    JobState.TIMEOUT: gettext_lazy("The job reached its time limit and was ended. Resume it from its checkpoint."),
+    JobState.OUT_OF_MEMORY: gettext_lazy(
+        "The job used more memory than it had. Use more accelerators or a smaller batch."
+    ),
+    JobState.NODE_FAIL: gettext_lazy("A node of the cluster failed; this is not the job's fault. Submit it again."),
+    JobState.PREEMPTED: gettext_lazy("The cluster needed the accelerators for other work."),
+    JobState.CANCELLED: gettext_lazy("The job was ended on request."),
+    JobState.LOST: gettext_lazy("The cluster doesn't know the job any more; administrators have been alerted."),
+}
+
+# Slurm's words for why a job waits or ended: https://slurm.schedmd.com/resource_limits.html#reasons
+_SCHEDULER_REASONS = {
+    "Resources": gettext_lazy("waits for free accelerators"),
+    "Priority": gettext_lazy("jobs of higher priority come first"),
+    "Dependency": gettext_lazy("waits for another job to end"),
+    "PartitionDown": gettext_lazy("the partition is down"),
+    "PartitionTimeLimit": gettext_lazy("the time limit is above the partition's"),
+    "ReqNodeNotAvail": gettext_lazy("nodes are under maintenance"),
+    "BeginTime": gettext_lazy("its start time has not come"),
+    "JobHeldUser": gettext_lazy("held by its owner on the cluster"),
+    "JobHeldAdmin": gettext_lazy("held by an administrator on the cluster"),
+    "AssocGrpGRES": gettext_lazy("the project's accelerators on the cluster are all in use"),
+    "AssocGrpGRESMinutes": gettext_lazy("the project's accelerator time on the cluster is used up"),
+    "QOSMaxGRESPerUser": gettext_lazy("your accelerators on the cluster are all in use"),
+    "NonZeroExitCode": gettext_lazy("the script ended with an error"),
+    "RaisedSignal": gettext_lazy("the script was ended by a signal"),
+    "TimeLimit": gettext_lazy("the time limit was reached"),
+    "OutOfMemory": gettext_lazy("more memory was used than the job had"),
+    "NodeDown": gettext_lazy("the node stopped working"),
+}
+
+_PORTAL_REASONS = {
+    "cancelled": gettext_lazy("on request"),
+    "cluster_down": gettext_lazy("the cluster doesn't answer; the job waits and goes on by itself"),
+    "approval": gettext_lazy("waits for an administrator's approval"),
+    "lost": gettext_lazy("neither the cluster's queue nor its accounting knows the job"),
+}
+
+_LIMITS = {
+    "max_queued_jobs": gettext_lazy("%(allowed)s queued jobs are allowed"),
+    "max_running_jobs": gettext_lazy("%(allowed)s running jobs are allowed"),
+    "max_accelerators_in_use": gettext_lazy("%(allowed)s accelerators in use are allowed"),
+    "max_accelerators_per_job": gettext_lazy("%(allowed)s accelerators per job are allowed"),
+    "max_time_limit_minutes": gettext_lazy("%(allowed)s minutes of time limit are allowed"),
+}
+
+_SCOPES = {
+    "user": gettext_lazy("for you"),
+    "partition": gettext_lazy("on this partition"),
+    "centre": gettext_lazy("at this centre"),
+    "project": gettext_lazy("for this project"),
+}
+
+
+def describe_state(job: Job) -> str:
+    """What the job's state means."""
+    return str(STATE_MEANINGS.get(JobState(job.state), ""))
+
+
+def describe_reason(reason: str, detail: Mapping[str, Any]) -> str:
+    """Why a job waits or ended, as a clause; the scheduler's raw word if it is none that we know."""
+    if not reason:
+        return ""
+    if reason in ("limit", "policy"):
+        return _describe_limit(detail)
+    if reason == "does_not_fit":
+        return _("needs %(needed)s GB a card, which has %(capacity)s GB") % {
+            "needed": f"{detail.get('memory_bytes', 0) / 1e9:.1f}",
+            "capacity": f"{detail.get('capacity_bytes', 0) / 1e9:.1f}",
+        }
+    if reason == "insufficient_allocation":
+        return _("needs %(needed)s accelerator-hours; the project has %(available)s left") % {
+            "needed": hours(detail.get("needed_s", 0)),
+            "available": hours(detail.get("available_s", 0)),
+        }
+    if reason == "invalid":
+        return _("%(field)s is not allowed; allowed: %(allowed)s") % {
+            "field": detail.get("field", "?"),
+            "allowed": detail.get("allowed", "?"),
+        }
+    if reason == "scheduler":
+        return _("the cluster refused it: %(words)s") % {"words": detail.get("words", "")}
+    known = _PORTAL_REASONS.get(reason) or _SCHEDULER_REASONS.get(reason)
+    return str(known) if known else _("other reason: %(word)s") % {"word": reason}
+
+
+def describe_event(event: JobEvent) -> str:
+    """One line of the timeline."""
+    if event.kind == EventKind.TRANSITION:
+        label = str(STATE_LABELS[JobState(event.to_state)])
+        why = describe_reason(event.reason, event.detail)
+        return _("%(state)s: %(why)s") % {"state": label, "why": why} if why else label
+    if event.kind == EventKind.CANCEL_REQUESTED:
+        return _("Cancellation requested")
+    if event.kind == EventKind.DISPATCH_DELAYED:
+        return _("The cluster doesn't answer; the job is handed over when it does")
+    text = _("Charged %(charged)s accelerator-hours; %(released)s given back") % {
+        "charged": hours(event.detail.get("charged_s", 0)),
+        "released": hours(event.detail.get("released_s", 0)),
+    }
+    if event.detail.get("shortfall_s"):
+        text += gettext(" (%(shortfall)s could not be charged)") % {"shortfall": hours(event.detail["shortfall_s"])}
+    return text
+
+
+def _describe_limit(detail: Mapping[str, Any]) -> str:
+    template = _LIMITS.get(detail.get("limit", ""))
+    if template is None:
+        return _("a limit of policy is reached")
+    limit = str(template) % {"allowed": detail.get("allowed")}
+    return _("only %(limit)s %(scope)s") % {"limit": limit, "scope": _SCOPES.get(detail.get("scope", ""), "")}

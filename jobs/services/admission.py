@@ -1,0 +1,137 @@
+"""From SUBMITTED to QUEUED: the full estimate, policy, and the hold on the quota."""
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+
+from accounts.models import Project, User
+from accounts.services import ledger
+from jobs.estimation import ENGINE_VERSION
+from jobs.estimation import Estimate as EngineEstimate
+from jobs.models import Estimate, Job
+from jobs.services import estimates, launching
+from jobs.services.lifecycle import StaleJob, transition
+from jobs.services.limits import broken_limits, limit_problem
+from jobs.spec import InvalidSpec
+from jobs.states import HoldReason, JobState
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    reason: str
+    detail: dict[str, Any]
+
+
+def admit_submitted_jobs(*, at: datetime, limit: int = 50) -> int:
+    """Estimate and admit the oldest submitted jobs. Returns how many moved on."""
+    return _each(Job.objects.submitted().with_names()[:limit], at)
+
+
+def release_held_jobs(*, at: datetime, limit: int = 200) -> int:
+    """Let held jobs go on, oldest first, as far as limits allow now. Returns how many moved on."""
+    return _each(Job.objects.held().with_names()[:limit], at)
+
+
+def admit_job(job: Job, *, at: datetime) -> JobState:
+    """Decide on one job: QUEUED with its hold, HELD with the reason, or REJECTED with the reason.
+
+    The estimate is computed outside any transaction; it, the decision and the hold are stored in one.
+
+    Raises:
+        StaleJob: another worker was first.
+    """
+    try:
+        estimate = _estimate(job)
+        job.rendered_script = launching.render(job, segment_number=1).script
+    except estimates.EstimateInvalid as error:
+        problem = error.problem
+        return _reject(job, _Refusal("invalid", {"field": problem.field, "allowed": problem.allowed}), at)
+    except InvalidSpec as error:
+        return _reject(job, _Refusal("invalid", {"field": error.field, "allowed": error.allowed}), at)
+    with transaction.atomic():
+        # Admissions of one project and of one person follow each other, so that limits hold exactly.
+        Project.objects.select_for_update(no_key=True).get(pk=job.project_id)
+        User.objects.select_for_update(no_key=True).get(pk=job.user_id)
+        if estimate is not None:
+            _store(job, estimate, at)
+        return _decide(job, estimate, at)
+
+
+def _each(jobs: Any, at: datetime) -> int:
+    moved = 0
+    for job in jobs:
+        before = job.state
+        try:
+            moved += admit_job(job, at=at) != before
+        except StaleJob:
+            logger.debug("job %s was admitted by another worker", job.pk)
+        except Exception:
+            # One broken job must not keep the others waiting; it is tried again with the next tick.
+            logger.exception("job %s could not be admitted", job.pk)
+    return moved
+
+
+def _estimate(job: Job) -> EngineEstimate | None:
+    if job.workload is None:
+        return None
+    estimate = estimates.estimate_workload(
+        estimates.parse_workload(job.workload),
+        estimates.machine_for(job.partition),
+        devices=job.devices,
+        plan=job.plan,
+    )
+    job.plan = estimate.plan.to_dict()
+    return estimate
+
+
+def _decide(job: Job, estimate: EngineEstimate | None, at: datetime) -> JobState:
+    if estimate is not None and not estimate.fits and not job.is_estimate_overridden:
+        figures = {"memory_bytes": estimate.memory_bytes, "capacity_bytes": estimate.memory_capacity_bytes}
+        return _reject(job, _Refusal("does_not_fit", figures), at)
+    broken = broken_limits(job)
+    hard = [violation for violation in broken if violation.is_hard and violation.limit.field != "max_queued_jobs"]
+    if hard:
+        return _reject(job, _Refusal("policy", limit_problem(hard[0]).parameters), at)
+    soft = [violation for violation in broken if not violation.is_hard]
+    if soft:
+        if job.state != JobState.HELD:
+            detail = limit_problem(soft[0]).parameters
+            transition(job, JobState.HELD, at=at, reason=HoldReason.LIMIT, detail=detail, plan=job.plan)
+        return JobState.HELD
+    try:
+        transition(job, JobState.QUEUED, at=at, queued_at=at, plan=job.plan, rendered_script=job.rendered_script)
+    except ledger.InsufficientAllocation as error:
+        figures = {"needed_s": error.requested_s, "available_s": error.available_s}
+        return _reject(job, _Refusal("insufficient_allocation", figures), at)
+    return JobState.QUEUED
+
+
+def _reject(job: Job, refusal: _Refusal, at: datetime) -> JobState:
+    transition(job, JobState.REJECTED, at=at, reason=refusal.reason, detail=refusal.detail)
+    return JobState.REJECTED
+
+
+def _store(job: Job, estimate: EngineEstimate, at: datetime) -> None:
+    if job.state != JobState.SUBMITTED:
+        return  # held before: it has its estimate
+    Estimate.objects.create(
+        job=job,
+        inputs={
+            "workload": job.workload,
+            "plan": job.plan,
+            "devices": job.devices,
+            "accelerator": job.partition.accelerator,
+        },
+        result=estimate.to_dict(),
+        fits=estimate.fits,
+        memory_bytes=int(estimate.memory_bytes),
+        step_s=estimate.step_s,
+        duration_s=estimate.duration_s,
+        engine_version=ENGINE_VERSION,
+        created_at=at,
+    )

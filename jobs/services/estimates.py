@@ -1,0 +1,93 @@
+"""Between the database and the estimation engine."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from accounts.models import Partition
+from jobs.estimation import (
+    Estimate,
+    InvalidInput,
+    Machine,
+    ParallelPlan,
+    Workload,
+    accelerators,
+    estimate,
+    estimate_best,
+)
+from jobs.services.problems import FieldProblem
+from jobs.services.wording import invalid_value
+
+
+class EstimateInvalid(Exception):
+    """Inputs the engine can't work with; `problem` names the field."""
+
+    def __init__(self, problem: FieldProblem) -> None:
+        self.problem = problem
+        super().__init__(problem.message)
+
+
+def machine_for(partition: Partition) -> Machine:
+    """The partition as the engine sees it: the catalogue's accelerator with what was measured here.
+
+    Raises:
+        EstimateInvalid: if the catalogue doesn't have the partition's accelerator.
+    """
+    overrides: dict[str, Any] = {}
+    if partition.storage_bytes_per_s:
+        overrides["storage_bytes_per_s"] = float(partition.storage_bytes_per_s)
+    if partition.measured_peak_flop_per_s:
+        overrides["measured_peak_flop_per_s"] = float(partition.measured_peak_flop_per_s)
+    try:
+        return Machine.from_catalog(partition.accelerator, devices_per_node=partition.devices_per_node, **overrides)
+    except InvalidInput as error:
+        raise EstimateInvalid(_problem(error, prefix="partition")) from error
+
+
+def parse_workload(data: Mapping[str, Any]) -> Workload:
+    """A checked workload from what a form or the API sent.
+
+    Raises:
+        EstimateInvalid: naming the field below `workload`.
+    """
+    try:
+        return Workload.from_dict(data)
+    except InvalidInput as error:
+        raise EstimateInvalid(_problem(error, prefix="workload")) from error
+
+
+def estimate_workload(
+    workload: Workload, machine: Machine, *, devices: int, plan: Mapping[str, Any] | None = None
+) -> Estimate:
+    """What the workload needs on `devices` accelerators: by the given plan, or by the best there is.
+
+    Raises:
+        EstimateInvalid: if the plan is not allowed or doesn't multiply to `devices`.
+    """
+    try:
+        if plan is None:
+            return estimate_best(workload, machine, devices)
+        parsed = ParallelPlan.from_dict(plan)
+        if parsed.devices != devices:
+            raise InvalidInput(
+                "plan", f"{parsed.devices} devices", f"sizes whose product is the {devices} accelerators asked for"
+            )
+        return estimate(workload, machine, parsed)
+    except InvalidInput as error:
+        raise EstimateInvalid(_problem(error, prefix="plan" if plan is not None else "workload")) from error
+
+
+def accelerator_title(code: str) -> str:
+    """The catalogue's name of an accelerator; the code itself if it isn't there."""
+    known = accelerators().get(code)
+    return known.title if known else code
+
+
+def _problem(error: InvalidInput, *, prefix: str) -> FieldProblem:
+    # The engine names fields of the workload without "workload", those of a plan with "plan".
+    if error.field == "devices":
+        field = "devices_per_node"
+    elif error.field.split(".")[0] in (prefix, "plan"):
+        field = error.field
+    else:
+        field = f"{prefix}.{error.field}"
+    return invalid_value(field=field, value=error.value, allowed=error.allowed)

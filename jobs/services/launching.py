@@ -1,0 +1,75 @@
+"""From a job to the batch script and the scheduler's description of it."""
+
+from jobs.launch import Command, LaunchRequest, Plan, RenderedScript, UserScript, render_batch_script
+from jobs.models import EntryKind, Job
+from jobs.spec import JobSpec
+
+CHECKPOINT_SIGNAL = "USR1"
+
+
+def segment_key(job: Job, number: int) -> str:
+    """The portal's identity of a segment; also the name of its working directory."""
+    return f"{job.pk}-{number}"
+
+
+def build_launch_request(job: Job, *, segment_number: int) -> LaunchRequest:
+    """What one segment's batch script is made from.
+
+    Raises:
+        InvalidSpec: naming the field that isn't allowed.
+    """
+    partition = job.partition
+    entry = (
+        UserScript(job.script)
+        if job.entry_kind == EntryKind.SCRIPT
+        else Command(tuple(job.command), "torchrun" if job.launcher == "torchrun" else "none")
+    )
+    return LaunchRequest(
+        key=segment_key(job, segment_number),
+        name=job.name,
+        partition=partition.name,
+        nodes=job.nodes,
+        devices_per_node=job.devices_per_node,
+        time_limit_minutes=job.time_limit_minutes,
+        entry=entry,
+        plan=_launch_plan(job),
+        gres_name=partition.gres_name,
+        gres_type=partition.gres_type,
+        slurm_account=job.project.slurm_account or job.project.code,
+        signal_name=CHECKPOINT_SIGNAL if job.checkpoint_lead_s else "",
+        signal_lead_s=job.checkpoint_lead_s,
+        environment=job.environment,
+    )
+
+
+def render(job: Job, *, segment_number: int) -> RenderedScript:
+    """The batch script of one segment. Raises InvalidSpec."""
+    return render_batch_script(build_launch_request(job, segment_number=segment_number))
+
+
+def build_job_spec(job: Job, *, segment_number: int) -> JobSpec:
+    """What the backend gets for one segment. Raises InvalidSpec."""
+    request = build_launch_request(job, segment_number=segment_number)
+    script = render_batch_script(request).script
+    return request.build_job_spec(script, unix_user=job.user.unix_username)
+
+
+def _launch_plan(job: Job) -> Plan | None:
+    """The estimate's plan in the launcher's words; None for a job without a model."""
+    if not job.plan or not job.workload:
+        return None
+    plan, workload = job.plan, job.workload
+    sequences_per_replica = workload["global_batch_size"] // plan["data_parallel"]
+    return Plan(
+        tensor_parallel=plan["tensor_parallel"],
+        pipeline_parallel=plan["pipeline_parallel"],
+        data_parallel=plan["data_parallel"],
+        context_parallel=plan["context_parallel"],
+        expert_parallel=plan["expert_parallel"],
+        micro_batch_size=plan["micro_batch_size"],
+        gradient_accumulation_steps=max(sequences_per_replica // plan["micro_batch_size"], 1),
+        sequence_length=workload["sequence_length"],
+        zero_stage=plan["zero_stage"],
+        recomputation=plan["recomputation"],
+        precision=workload["precision"],
+    )
