@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from portal.embedded.state import running_address
+from portal.embedded.state import Home, read_run
 
 WORKLOAD = {"model": {"preset": "char-transformer-demo"}, "tokens": 1_536_000}
 PLACE = {"project": "nlp-lab", "cluster": "demo", "partition": "host-cpu", "nodes": 1, "devices_per_node": 1}
@@ -43,7 +43,7 @@ class Portal:
 
 def main() -> None:
     options = parse_options()
-    url = options.url or running_address(options.home) or sys.exit("no portal runs; start one with 'make up'")
+    url = options.url or find_portal(options.home)
     portal = Portal(url)
     portal.sign_in(options.user, read_password(options.home / "credentials", options.user))
     me = portal.call("GET", "/me")
@@ -144,6 +144,11 @@ def balance(portal: Portal) -> str:
         sum(row[f"{column}_s"] for row in rows) / HOUR_S for column in ("granted", "used", "reserved", "available")
     )
     return f"granted {granted:.2f} h, used {used:.4f} h, reserved {reserved:.4f} h, available {available:.4f} h"
+
+
+def find_portal(home: Path) -> str:
+    run = read_run(Home(home))
+    return run.web_url if run is not None and run.web_url else sys.exit("no portal runs; start one with 'make up'")
 
 
 def read_password(path: Path, user: str) -> str:

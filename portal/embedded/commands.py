@@ -122,6 +122,7 @@ def _start_detached(home: Home, arguments: argparse.Namespace, environ: Mapping[
             stderr=file,
             start_new_session=True,
         )
+    print("Starting; the first time takes a minute or two. To watch: python -m portal logs -f", flush=True)
     deadline = time.monotonic() + DETACHED_READY_S
     try:
         while process.poll() is None:
