@@ -1,0 +1,1 @@
+"""REST API of jobs, estimates and what clusters have."""

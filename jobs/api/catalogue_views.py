@@ -1,0 +1,162 @@
+"""Endpoints of what there is to run on and to train, and of estimates."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.db.models import QuerySet
+from django.utils import timezone
+from django.utils.translation import get_language
+from drf_spectacular.utils import extend_schema, inline_serializer
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from accounts import access
+from accounts.api.base import ApiView, ListView
+from accounts.api.fields import UtcDateTimeField
+from accounts.models import Partition
+from jobs.api.estimate_serializers import EstimateRequestSerializer, QuoteSerializer
+from jobs.estimation import Accelerator, Preset, accelerators, presets
+from jobs.services.estimates import accelerator_title
+from jobs.services.quoting import QuoteRequest, quote_run
+
+
+class PartitionSerializer(serializers.ModelSerializer[Partition]):
+    """A set of alike nodes. What is in use is as the scheduler said at `synced_at`."""
+
+    cluster = serializers.CharField(source="cluster.code")
+    title = serializers.CharField(source="__str__")
+    resource_class = serializers.CharField(source="resource_class.code")
+    accelerator_title = serializers.SerializerMethodField()
+    devices_total = serializers.IntegerField(source="devices")
+    devices_free = serializers.IntegerField()
+    synced_at = UtcDateTimeField(allow_null=True)
+
+    class Meta:
+        model = Partition
+        fields = [
+            "cluster",
+            "name",
+            "title",
+            "resource_class",
+            "accelerator",
+            "accelerator_title",
+            "is_simulated",
+            "is_up",
+            "nodes",
+            "devices_per_node",
+            "devices_total",
+            "devices_in_use",
+            "devices_free",
+            "jobs_pending",
+            "jobs_running",
+            "default_time_limit_minutes",
+            "max_time_limit_minutes",
+            "synced_at",
+        ]
+
+    def get_accelerator_title(self, partition: Partition) -> str:
+        return accelerator_title(partition.accelerator)
+
+
+class PresetSerializer(serializers.Serializer[Any]):
+    """A model that the estimator knows by name."""
+
+    name = serializers.CharField()
+    title = serializers.SerializerMethodField()
+    group = serializers.CharField()
+    parameters = serializers.IntegerField(source="architecture.parameters")
+    architecture = serializers.DictField(source="architecture.to_dict")
+    defaults = serializers.DictField(help_text="Fields of a workload that it sets.")
+    source_url = serializers.CharField()
+
+    def get_title(self, preset: Preset) -> str:
+        is_chinese = (get_language() or "").startswith("zh")
+        return preset.title_zh if is_chinese and preset.title_zh else preset.title
+
+
+class AcceleratorSerializer(serializers.Serializer[Any]):
+    """An accelerator that the estimator knows. Rates are dense peaks; links are per accelerator and direction."""
+
+    code = serializers.CharField()
+    title = serializers.CharField()
+    vendor = serializers.CharField()
+    peak_flop_per_s = serializers.DictField(child=serializers.FloatField(), help_text="By precision.")
+    memory_bytes = serializers.IntegerField()
+    memory_bytes_per_s = serializers.FloatField()
+    intra_node_bytes_per_s = serializers.FloatField()
+    inter_node_bytes_per_s = serializers.FloatField()
+    devices_per_node = serializers.IntegerField()
+    tdp_w = serializers.FloatField()
+    basis = serializers.CharField(source="efficiency.basis", help_text="What its efficiencies rest on.")
+    source_url = serializers.CharField()
+    source_status = serializers.CharField()
+
+
+class PartitionList(ListView):
+    """Partitions."""
+
+    serializer_class = PartitionSerializer
+    ordering = ("pk",)
+
+    def get_queryset(self) -> QuerySet[Partition]:
+        return access.usable_partitions(self.request.user)
+
+    @extend_schema(operation_id="list_partitions", tags=["inventory"], summary="List partitions")
+    def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Partitions that you may submit to, with what is free."""
+        return super().get(request, *args, **kwargs)
+
+
+class PresetList(ApiView):
+    """Model presets."""
+
+    @extend_schema(
+        operation_id="list_presets",
+        tags=["estimates"],
+        summary="List model presets",
+        responses=inline_serializer("Presets", {"results": PresetSerializer(many=True)}),
+    )
+    def get(self, request: Request) -> Response:
+        """Models that the estimator knows by name, all at once."""
+        return _catalogue(PresetSerializer, presets())
+
+
+class AcceleratorList(ApiView):
+    """Accelerators."""
+
+    @extend_schema(
+        operation_id="list_accelerators",
+        tags=["estimates"],
+        summary="List accelerators",
+        responses=inline_serializer("Accelerators", {"results": AcceleratorSerializer(many=True)}),
+    )
+    def get(self, request: Request) -> Response:
+        """Accelerators that the estimator knows, all at once."""
+        return _catalogue(AcceleratorSerializer, accelerators())
+
+
+class EstimateView(ApiView):
+    """Estimates."""
+
+    throttle_scopes = {"POST": "estimates"}
+
+    @extend_schema(
+        operation_id="estimate_run",
+        tags=["estimates"],
+        summary="Estimate a run",
+        request=EstimateRequestSerializer,
+        responses={200: QuoteSerializer},
+    )
+    def post(self, request: Request) -> Response:
+        """What a run needs on so many accelerators, and what it would take of the quota. Nothing is stored."""
+        body = self.read_body(EstimateRequestSerializer)
+        user: Any = request.user
+        quote = quote_run(user=user, request=QuoteRequest(**body), at=timezone.now())
+        return Response(QuoteSerializer(quote).data)
+
+
+def _catalogue(
+    serializer_class: type[serializers.Serializer[Any]], entries: Mapping[str, Preset] | Mapping[str, Accelerator]
+) -> Response:
+    return Response({"results": serializer_class(list(entries.values()), many=True).data})
