@@ -20,7 +20,7 @@ $(STAMP): requirements/dev.txt
 
 demo: install ## start the portal and walk a real training job through it, from estimate to charge
 	$(BIN)/python -m portal up --detach
-	$(BIN)/python examples/first_job.py
+	$(BIN)/python -m examples.first_job
 
 up: install ## start the portal on this machine and show its log; Ctrl-C stops it
 	$(BIN)/python -m portal up

@@ -70,6 +70,12 @@ class Job(models.Model):
         help_text=_("SIGUSR1 is sent this long before the time limit, so that a checkpoint can be written; 0: never."),
     )
     reserved_s = models.BigIntegerField(_("reserved (accelerator-seconds)"), editable=False)
+    billing_weight = models.DecimalField(
+        max_digits=8,
+        decimal_places=3,
+        editable=False,
+        help_text=_("The resource class's weight at submission: a later price doesn't change this job's."),
+    )
     charged_s = models.BigIntegerField(_("charged (accelerator-seconds)"), null=True, editable=False)
 
     # Where it stands.

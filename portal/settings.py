@@ -27,6 +27,7 @@ DEBUG = env_bool("DEBUG", default=False)
 SECRET_KEY = env_secret("SECRET_KEY", fallback_file=PORTAL_HOME / "secret_key")
 ALLOWED_HOSTS = env_list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
 PORTAL_URL = env_str("PORTAL_URL", "http://127.0.0.1:8000")
+BEHIND_PROXY = env_bool("BEHIND_PROXY", default=False)
 _IS_HTTPS = PORTAL_URL.startswith("https://")
 
 # Where the two servers are: the environment first, else the embedded ones that run now.
@@ -139,7 +140,7 @@ CSRF_COOKIE_NAME = "__Host-csrf" if _IS_HTTPS else "portal_csrf"
 CSRF_TRUSTED_ORIGINS = [PORTAL_URL] if _IS_HTTPS else []
 SECURE_HSTS_SECONDS = 31_536_000 if _IS_HTTPS else 0
 SECURE_SSL_REDIRECT = _IS_HTTPS
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env_bool("BEHIND_PROXY", default=False) else None
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if BEHIND_PROXY else None
 X_FRAME_OPTIONS = "DENY"
 CONTENT_SECURITY_POLICY = {
     "EXCLUDE_URL_PREFIXES": ["/admin/", "/api/v1/docs/"],  # theirs below: both need inline code
@@ -191,7 +192,7 @@ CELERY_TASK_TIME_LIMIT = 300
 CELERY_TASK_SOFT_TIME_LIMIT = 270
 CELERY_TASK_PUBLISH_RETRY = False  # a nudge that can't be sent is dropped: beat comes by anyway
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 600, "socket_timeout": 5, "socket_connect_timeout": 5}
+CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 600, "socket_timeout": 5, "socket_connect_timeout": 2}
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TIMEZONE = "UTC"
 POLL_INTERVAL_S = env_int("POLL_INTERVAL_S", default=2, low=1, high=600)
@@ -257,6 +258,7 @@ REST_FRAMEWORK = {
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
     "COERCE_DECIMAL_TO_STRING": True,
     "STRICT_JSON": True,
+    "NUM_PROXIES": 1 if BEHIND_PROXY else 0,
 }
 REST_KNOX = {"TOKEN_TTL": None, "TOKEN_LIMIT_PER_USER": 50, "AUTH_HEADER_PREFIX": "Bearer", "TOKEN_PREFIX": "tp_"}
 API_TOKEN_LIFETIME_HOURS = env_int("API_TOKEN_LIFETIME_HOURS", default=24, low=1, high=24 * 366)
@@ -287,5 +289,9 @@ LOGGING = {
     "formatters": {"plain": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
     "root": {"handlers": ["console"], "level": env_str("LOG_LEVEL", "INFO")},
-    "loggers": {"django.server": {"level": "INFO"}, "httpx": {"level": "WARNING"}},
+    "loggers": {
+        # A line for each tick of beat would bury what matters.
+        **{name: {"level": "WARNING"} for name in ("celery.app.trace", "celery.beat", "celery.worker.strategy")},
+        "httpx": {"level": "WARNING"},
+    },
 }

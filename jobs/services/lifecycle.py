@@ -63,7 +63,7 @@ def transition(
     moved = Job.objects.filter(pk=job.pk, state=old, lease_token=job.lease_token).update(**fields)
     if not moved:
         raise StaleJob(f"{job.pk} is no longer {old}")
-    if to == JobState.QUEUED:
+    if to == JobState.QUEUED and job.reserved_s:  # 0: a resource class that costs nothing
         ledger.reserve(
             project_id=job.project_id,
             resource_class_id=job.partition.resource_class_id,

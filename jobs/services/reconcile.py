@@ -76,7 +76,7 @@ def _account(
     """Charge ended jobs, and see whether accounting knows of the missing ones."""
     unsettled = list(
         JobSegment.objects.filter(job__in=Job.objects.unsettled(cluster.pk))
-        .select_related("job__partition__resource_class")
+        .select_related("job")
         .order_by("pk")
     )
     if not unsettled and not missing:

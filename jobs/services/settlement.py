@@ -21,16 +21,18 @@ def settle_segment(segment: JobSegment, row: UsageRow, *, at: datetime) -> bool:
     Returns False, and writes nothing, if the job is settled already.
     """
     job = segment.job
-    used_s = ledger.billed_seconds(
-        devices=row.devices, elapsed_s=row.elapsed_s, weight=job.partition.resource_class.billing_weight
-    )
+    used_s = ledger.billed_seconds(devices=row.devices, elapsed_s=row.elapsed_s, weight=job.billing_weight)
     # The job's row first: whoever settles at the same time waits here and then finds it done.
     open_job = Job.objects.select_for_update(of=("self",)).filter(
         pk=job.pk, state__in=TERMINAL, settled_at__isnull=True
     )
     if not open_job.exists():
         return False
-    settlement = ledger.settle(reference=job.reference, amount_s=used_s, at=at)
+    settlement = (
+        ledger.settle(reference=job.reference, amount_s=used_s, at=at)
+        if job.reserved_s
+        else ledger.Settlement(charged_s=0, shortfall_s=used_s)
+    )
     if settlement.shortfall_s:
         logger.warning("job %s used %d accelerator-seconds that nobody could cover", job.pk, settlement.shortfall_s)
     UsageRecord.objects.create(

@@ -131,6 +131,7 @@ def prepare_job(*, user: User, request: SubmissionRequest, at: datetime, with_es
         devices_per_node=request.devices_per_node,
         time_limit_minutes=request.time_limit_minutes or partition.default_time_limit_minutes,
         checkpoint_lead_s=request.checkpoint_lead_s,
+        billing_weight=partition.resource_class.billing_weight,
         state=JobState.SUBMITTED,
         submitted_at=at,
     )
@@ -169,7 +170,7 @@ def prepare_job(*, user: User, request: SubmissionRequest, at: datetime, with_es
     job.reserved_s = ledger.billed_seconds(
         devices=job.devices,
         elapsed_s=job.time_limit_minutes * 60,
-        weight=partition.resource_class.billing_weight,
+        weight=job.billing_weight,
     )
     available_s = _available_or_refuse(job, at)
     return Prepared(

@@ -25,8 +25,8 @@ STOP_STEPS: dict[str, tuple[StopStep, ...]] = {
     "valkey": VALKEY_STOP,
     "postgres": POSTGRES_STOP,
 }
-BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-STEADY_AFTER_S = 60.0  # a child that ran this long starts again at the first back-off
+BACKOFF_S = (1.0, 2.0, 4.0, 8.0)
+STEADY_AFTER_S = 10.0
 TICK_S = 0.1
 ROTATE_EVERY_S = 600.0
 

@@ -39,6 +39,27 @@ def test_a_job_walks_from_submission_to_a_charged_end(centre: Centre) -> None:
     assert ledger.find_mismatches() == []
 
 
+def test_a_price_that_changes_while_a_job_waits_does_not_change_its_bill(centre: Centre) -> None:
+    job = centre.submit()
+    centre.tick()
+    centre.partition.resource_class.billing_weight = 100
+    centre.partition.resource_class.save()
+    centre.backend.set_outcome(native_id(job), elapsed_s=60)
+    centre.tick(61)
+    assert centre.balance() == (0, 8 * 60)
+
+
+def test_a_resource_class_that_costs_nothing_needs_no_hold(centre: Centre) -> None:
+    centre.partition.resource_class.billing_weight = 0
+    centre.partition.resource_class.save()
+    job = centre.submit()
+    centre.tick()
+    centre.backend.set_outcome(native_id(job), elapsed_s=60)
+    centre.tick(61)
+    job.refresh_from_db()
+    assert (job.state, job.charged_s, centre.balance()) == (JobState.COMPLETED, 0, (0, 0))
+
+
 @pytest.mark.parametrize(
     ("exit_code", "end", "expected"),
     [
