@@ -3,7 +3,7 @@
 Signs in as a researcher, asks for an estimate, submits the character transformer, follows its state, log and loss to
 the end, and prints estimate beside actual and the allocation's balance before, while reserved, and after.
 
-    python examples/first_job.py [--url http://127.0.0.1:8000] [--user lin] [--home .portal]
+    python -m examples.first_job [--url http://127.0.0.1:8000] [--user lin] [--home .portal]
 """
 
 import argparse
