@@ -3,9 +3,10 @@
 import uuid
 
 from django.conf import settings
-from django.contrib.postgres.indexes import GinIndex
+from django.contrib.postgres.indexes import GinIndex, OpClass
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Upper
 from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 
@@ -122,7 +123,8 @@ class Job(models.Model):
                 name="jobs_job_unsettled",
                 condition=Q(state__in=_TERMINAL_VALUES, settled_at__isnull=True),
             ),
-            GinIndex(fields=["name"], name="jobs_job_name_search", opclasses=["gin_trgm_ops"]),
+            # Upper, since that is what `icontains` compares.
+            GinIndex(OpClass(Upper("name"), name="gin_trgm_ops"), name="jobs_job_name_search"),
         ]
         constraints = [
             models.CheckConstraint(condition=Q(state__in=[s.value for s in JobState]), name="jobs_job_state_known"),
