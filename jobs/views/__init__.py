@@ -1,0 +1,1 @@
+"""Pages of jobs, their parts that htmx loads, and the JSON that pages poll."""

@@ -1,0 +1,140 @@
+"""What a job writes, as JSON that its page polls, and as a file."""
+
+import codecs
+import uuid
+from collections.abc import Iterator
+from typing import Final
+
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.shortcuts import get_object_or_404
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_GET
+
+from jobs.backends.base import OutputChunk, SchedulerUnavailable
+from jobs.models import Job
+from jobs.services.output import MAX_CHUNK_BYTES, read_log, read_metrics
+
+_LOG_CHUNK_BYTES: Final = 64 * 1024
+_MOST_POINTS: Final = 1000
+_SHOWN_METRICS: Final = ("tokens_per_s", "step_time_s")
+_MOST_LOSSES: Final = 4
+_MAX_OFFSET: Final = 2**62
+
+
+@login_required
+@require_GET
+def job_log(request: HttpRequest, job_id: uuid.UUID) -> JsonResponse:
+    """A piece of a log from `?offset=` on; negative: that many bytes before the end.
+
+    `text` never ends within a character: its last bytes come with the next piece. `is_complete` says that nothing
+    will follow.
+    """
+    job = get_object_or_404(Job.objects.visible_to(request.user), pk=job_id)
+    offset = _read_offset(request)
+    try:
+        chunk = read_log(job, offset, limit=_LOG_CHUNK_BYTES)
+    except SchedulerUnavailable:
+        words = _("The cluster doesn't answer; the log goes on when it does.")
+        return JsonResponse({"text": "", "next_offset": offset, "is_complete": False, "message": words})
+    if chunk is None:
+        words = _("The job wrote nothing here.") if not job.is_live else _("The job has written nothing yet.")
+        return JsonResponse({"text": "", "next_offset": offset, "is_complete": not job.is_live, "message": words})
+    is_complete = chunk.is_end and not job.is_live
+    text, consumed = decode_chunk(chunk, is_last=is_complete, is_tail=offset < 0)
+    return JsonResponse(
+        {
+            "text": text,
+            "next_offset": consumed,
+            "is_complete": is_complete,
+            "has_more": not chunk.is_end,
+            "is_tail": offset < 0 and chunk.offset > 0,
+            "message": "",
+        }
+    )
+
+
+def decode_chunk(chunk: OutputChunk, *, is_last: bool, is_tail: bool) -> tuple[str, int]:
+    """The text of a chunk and the offset that it reaches: never within a character, unless it is the last.
+
+    A tail begins with a whole line if it holds the end of one, else with a whole character.
+    """
+    data = chunk.data
+    if is_tail and chunk.offset > 0:
+        head, newline, rest = data.partition(b"\n")
+        data = rest if newline else head.lstrip(bytes(range(0x80, 0xC0)))
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text = decoder.decode(data, final=is_last)
+    return text, chunk.next_offset - len(decoder.getstate()[0])
+
+
+@login_required
+@require_GET
+def job_log_download(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse | StreamingHttpResponse:
+    """A whole log as a text file."""
+    job = get_object_or_404(Job.objects.visible_to(request.user), pk=job_id)
+    headers = {"Content-Disposition": f'attachment; filename="{job.pk}.log"'}
+    try:
+        first = read_log(job, 0, limit=MAX_CHUNK_BYTES)
+    except SchedulerUnavailable:
+        words = _("The cluster doesn't answer; try again later.")
+        return HttpResponse(words, status=503, content_type="text/plain; charset=utf-8")
+    if first is None:
+        return HttpResponse(b"", content_type="text/plain; charset=utf-8", headers=headers)
+    chunks = _read_on(job, first)
+    return StreamingHttpResponse(chunks, content_type="text/plain; charset=utf-8", headers=headers)
+
+
+def _read_on(job: Job, chunk: OutputChunk) -> Iterator[bytes]:
+    """Chunk after chunk up to what was the end when the download began."""
+    size = chunk.size
+    yield chunk.data
+    while chunk.next_offset < size and chunk.data:
+        following = read_log(job, chunk.next_offset, limit=MAX_CHUNK_BYTES)
+        if following is None:
+            return
+        chunk = following
+        yield chunk.data
+
+
+@login_required
+@require_GET
+def job_metrics(request: HttpRequest, job_id: uuid.UUID) -> JsonResponse:
+    """Points of the loss and throughput curves from `?offset=` on, thinned evenly if there are very many."""
+    job = get_object_or_404(Job.objects.visible_to(request.user), pk=job_id)
+    offset = max(_read_offset(request), 0)
+    try:
+        read = read_metrics(job, offset)
+    except SchedulerUnavailable:
+        return JsonResponse({"points": [], "next_offset": offset, "is_complete": False, "has_more": False})
+    points = [shown for point in read.points if len(shown := _shown(point)) > 1]
+    return JsonResponse(
+        {
+            "points": _thin(points),
+            "next_offset": read.next_offset,
+            "is_complete": read.is_end and not job.is_live,
+            "has_more": not read.is_end,
+        }
+    )
+
+
+def _shown(point: dict[str, float]) -> dict[str, float]:
+    losses = [name for name in point if "loss" in name.lower()][:_MOST_LOSSES]
+    return {name: point[name] for name in ("step", *losses, *_SHOWN_METRICS) if name in point}
+
+
+def _thin(points: list[dict[str, float]]) -> list[dict[str, float]]:
+    if len(points) <= _MOST_POINTS:
+        return points
+    stride = (len(points) - 1) / (_MOST_POINTS - 1)
+    return [points[round(index * stride)] for index in range(_MOST_POINTS)]
+
+
+def _read_offset(request: HttpRequest) -> int:
+    """The offset asked for; 0 for one that is none."""
+    text = request.GET.get("offset", "0")
+    try:
+        offset = int(text) if len(text) <= 20 else 0
+    except ValueError:
+        return 0
+    return offset if abs(offset) <= _MAX_OFFSET else 0
