@@ -1,12 +1,10 @@
 """Pages of projects and of a person's own profile."""
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Final, cast
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.db.models import Count, OuterRef, Prefetch, QuerySet, Subquery
+from django.db.models import Count, OuterRef, Prefetch, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -16,61 +14,9 @@ from django.views.decorators.http import require_http_methods, require_safe
 from accounts import access
 from accounts.forms import ProfileForm
 from accounts.models import Allocation, Membership, Role, User
+from accounts.services.balances import Balance, describe_balances
 
-_LOW_SHARE: Final = 0.1
-_SOON: Final = timedelta(days=30)
 _ROLE_ORDER: Final = {Role.PI.value: 0, Role.MANAGER.value: 1, Role.MEMBER.value: 2}
-
-
-@dataclass(frozen=True, slots=True)
-class Balance:
-    """An allocation as people look at it at one moment: how much is left, and is that a worry."""
-
-    allocation: Allocation
-    now: datetime
-
-    @property
-    def is_active(self) -> bool:
-        return self.allocation.start_at <= self.now < self.allocation.end_at
-
-    @property
-    def is_ended(self) -> bool:
-        return self.allocation.end_at <= self.now
-
-    @property
-    def is_low(self) -> bool:
-        """Less than a tenth is left."""
-        return self.is_active and self.allocation.available_s < _LOW_SHARE * self.allocation.granted_s
-
-    @property
-    def is_ending_soon(self) -> bool:
-        return self.is_active and self.allocation.end_at - self.now < _SOON
-
-    @property
-    def can_spend(self) -> bool:
-        return self.is_active and self.allocation.available_s > 0
-
-    @property
-    def used_permille(self) -> int:
-        """For a bar of 1,000 units."""
-        return self._permille(self.allocation.used_s)
-
-    @property
-    def reserved_permille(self) -> int:
-        return self._permille(self.allocation.reserved_s)
-
-    @property
-    def used_share(self) -> float:
-        return self.allocation.used_s / self.allocation.granted_s if self.allocation.granted_s else 0.0
-
-    def _permille(self, amount_s: int) -> int:
-        return round(1000 * amount_s / self.allocation.granted_s) if self.allocation.granted_s else 0
-
-
-def list_balances(user: User, *, now: datetime) -> list[Balance]:
-    """Current and coming allocations of the projects that the person is a member of. One query."""
-    allocations = access.visible_allocations(user).filter(project__memberships__user=user, end_at__gt=now)
-    return _balances(allocations.order_by("project__code", "resource_class__code", "end_at"), now)
 
 
 @login_required
@@ -109,7 +55,7 @@ def project_page(request: HttpRequest, code: str) -> HttpResponse:
         key=lambda member: (_ROLE_ORDER[member.role], member.user.username),
     )
     allocations = access.visible_allocations(request.user).filter(project=project).order_by("-end_at", "pk")
-    balances = _balances(allocations, now)
+    balances = describe_balances(allocations, now)
     context = {
         "project": project,
         "members": members,
@@ -136,7 +82,3 @@ def profile(request: HttpRequest) -> HttpResponse:
         form = ProfileForm(instance=user)
     memberships = user.memberships.select_related("project").order_by("project__code")
     return render(request, "accounts/profile.html", {"form": form, "memberships": memberships})
-
-
-def _balances(allocations: QuerySet[Allocation], now: datetime) -> list[Balance]:
-    return [Balance(allocation, now) for allocation in allocations.select_related("project", "resource_class")]

@@ -31,6 +31,7 @@ STATE_LABELS = {
 }
 
 STATE_MEANINGS = {
+    JobState.DRAFT: gettext_lazy("Not submitted yet."),
     JobState.SUBMITTED: gettext_lazy("The portal works out what the job needs."),
     JobState.HELD: gettext_lazy("The job waits in the portal and goes on by itself."),
     JobState.REJECTED: gettext_lazy("The job was refused; nothing ran and nothing was charged."),
@@ -107,9 +108,9 @@ def describe_reason(reason: str, detail: Mapping[str, Any]) -> str:
     if reason in ("limit", "policy"):
         return _describe_limit(detail)
     if reason == "does_not_fit":
-        return _("needs %(needed)s GB a card, which has %(capacity)s GB") % {
-            "needed": f"{detail.get('memory_bytes', 0) / 1e9:.1f}",
-            "capacity": f"{detail.get('capacity_bytes', 0) / 1e9:.1f}",
+        return _("needs %(needed)s GiB a card, which has %(capacity)s GiB") % {
+            "needed": f"{detail.get('memory_bytes', 0) / 2**30:.1f}",
+            "capacity": f"{detail.get('capacity_bytes', 0) / 2**30:.1f}",
         }
     if reason == "insufficient_allocation":
         return _("needs %(needed)s accelerator-hours; the project has %(available)s left") % {

@@ -122,7 +122,7 @@ def _create_cluster(classes: dict[str, ResourceClass]) -> None:
         name="ascend910b-sim",
         title="Ascend 910B (simulated)",
         resource_class=classes["ascend910b"],
-        accelerator="ascend910b",
+        accelerator="ascend910b-64g",
         gres_name="npu",
         gres_type="910b",
         **simulated,

@@ -18,10 +18,10 @@ from accounts.api.fields import (
 )
 from accounts.api.validation import StrictSerializer, VariantField
 from jobs.api.estimate_serializers import EstimateSerializer, PlanSerializer, plan_field, workload_field
-from jobs.api.log_text import SMALLEST_LIMIT
 from jobs.models import JOB_STATE_CHOICES, EntryKind, EventKind, Job, JobEvent, JobSegment, Launcher
 from jobs.presentation import STATE_LABELS, describe_event, describe_reason, describe_state
 from jobs.services.advice import describe_launch_warning
+from jobs.services.log_text import SMALLEST_LIMIT
 from jobs.services.output import MAX_CHUNK_BYTES
 from jobs.spec import MAX_DEVICES_PER_NODE, MAX_NODES, MAX_TIME_LIMIT_MINUTES
 from jobs.states import JobState

@@ -29,10 +29,10 @@ from jobs.api.job_serializers import (
     ScriptSerializer,
     SubmitQuery,
 )
-from jobs.api.log_text import LogText, decode_chunk
 from jobs.models import Job, JobEvent, JobSegment
 from jobs.services import launching
 from jobs.services.cancellation import cancel_job
+from jobs.services.log_text import LogText, decode_chunk
 from jobs.services.output import read_log, read_metrics
 from jobs.services.submission import SubmissionRequest, clone_request, preview_job, submit_job
 from jobs.states import TERMINAL

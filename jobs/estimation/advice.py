@@ -9,13 +9,14 @@ from jobs.estimation.validation import InvalidInput, check_choice, check_keys, c
 SEVERITIES: Final = ("info", "warning", "error")
 
 ADVICE_TEXT: Final[Mapping[str, str]] = {
-    "out_of_memory": "Needs {missing_gb:.1f} GB more on each device than the {capacity_gb:.0f} GB it has; "
+    "out_of_memory": "Needs {missing_gib:.1f} GiB more on each device than the {capacity_gib:.0f} GiB it has; "
     "most of it is {largest_part}.",
     "memory_nearly_full": "Uses {used_percent:.0f} % of device memory; a longer sequence or a spike may not fit.",
-    "try_recomputation": "Recompute activations: they take {activations_gb:.1f} GB.",
-    "try_zero_stage": "Raise the ZeRO stage: weights, gradients and optimizer take {states_gb:.1f} GB.",
+    "try_recomputation": "Recompute activations: they take {activations_gib:.1f} GiB.",
+    "try_zero_stage": "Raise the ZeRO stage: weights, gradients and optimizer take {states_gib:.1f} GiB.",
     "try_smaller_micro_batch": "Use a micro-batch of {micro_batch_size} instead of {current}.",
-    "try_more_devices": "Spread the model over more devices: weights, gradients and optimizer take {states_gb:.1f} GB.",
+    "try_more_devices": "Spread the model over more devices: weights, gradients and optimizer take "
+    "{states_gib:.1f} GiB.",
     "host_bound": "{share_percent:.0f} % of the step waits for the host to launch kernels; use a larger micro-batch.",
     "pipeline_bubble": "{share_percent:.0f} % of the step is pipeline bubble; use more micro-batches or "
     "virtual stages.",

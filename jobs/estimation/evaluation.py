@@ -25,7 +25,7 @@ from jobs.estimation.workload import Workload
 ENGINE_VERSION: Final = "2026.11.1"
 """Changes whenever a formula or a constant changes, so that a stored estimate says what computed it."""
 
-_GB: Final = 1e9
+_GIB: Final = 2**30
 # Adapter runs are not among the rows that the error model was measured on.
 ADAPTER_WIDENING: Final = 1.3
 _LEAST_GOODPUT: Final = 0.01
@@ -263,30 +263,30 @@ def _advise_on_memory(result: Estimate) -> list[Advice]:
         if used < _NEARLY_FULL:
             return []
         return [Advice(code="memory_nearly_full", severity="warning", parameters={"used_percent": 100 * used})]
-    states_gb = (parts["weights"] + parts["gradients"] + parts["optimizer"]) / _GB
+    states_gib = (parts["weights"] + parts["gradients"] + parts["optimizer"]) / _GIB
     plan = result.plan
     advice = [
         Advice(
             code="out_of_memory",
             severity="error",
             parameters={
-                "missing_gb": (result.memory_bytes - capacity) / _GB,
-                "capacity_gb": capacity / _GB,
+                "missing_gib": (result.memory_bytes - capacity) / _GIB,
+                "capacity_gib": capacity / _GIB,
                 "largest_part": max(parts, key=lambda name: parts[name]),
             },
         )
     ]
     if plan.recomputation != "full" and parts["activations"] > 0.1 * capacity:
-        parameters: dict[str, Any] = {"activations_gb": parts["activations"] / _GB}
+        parameters: dict[str, Any] = {"activations_gib": parts["activations"] / _GIB}
         advice.append(Advice(code="try_recomputation", severity="info", parameters=parameters))
     if plan.micro_batch_size > 1:
         parameters = {"micro_batch_size": plan.micro_batch_size // 2, "current": plan.micro_batch_size}
         advice.append(Advice(code="try_smaller_micro_batch", severity="info", parameters=parameters))
     highest_stage = 3 if plan.pipeline_parallel == 1 else 1
     if plan.data_parallel * plan.context_parallel > 1 and plan.zero_stage < highest_stage:
-        advice.append(Advice(code="try_zero_stage", severity="info", parameters={"states_gb": states_gb}))
-    if states_gb * _GB > 0.5 * capacity:
-        advice.append(Advice(code="try_more_devices", severity="info", parameters={"states_gb": states_gb}))
+        advice.append(Advice(code="try_zero_stage", severity="info", parameters={"states_gib": states_gib}))
+    if states_gib * _GIB > 0.5 * capacity:
+        advice.append(Advice(code="try_more_devices", severity="info", parameters={"states_gib": states_gib}))
     return advice
 
 

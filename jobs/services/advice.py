@@ -14,17 +14,17 @@ from jobs.launch import LaunchWarning
 
 ADVICE_WORDING = {
     "out_of_memory": _(
-        "Needs {missing_gb:.1f} GB more on each accelerator than the {capacity_gb:.0f} GB it has; "
+        "Needs {missing_gib:.1f} GiB more on each accelerator than the {capacity_gib:.0f} GiB it has; "
         "most of it is {largest_part}."
     ),
     "memory_nearly_full": _(
         "Uses {used_percent:.0f} % of the accelerator's memory; a longer sequence or a spike may not fit."
     ),
-    "try_recomputation": _("Recompute activations: they take {activations_gb:.1f} GB."),
-    "try_zero_stage": _("Raise the ZeRO stage: weights, gradients and optimizer take {states_gb:.1f} GB."),
+    "try_recomputation": _("Recompute activations: they take {activations_gib:.1f} GiB."),
+    "try_zero_stage": _("Raise the ZeRO stage: weights, gradients and optimizer take {states_gib:.1f} GiB."),
     "try_smaller_micro_batch": _("Use a micro-batch of {micro_batch_size} instead of {current}."),
     "try_more_devices": _(
-        "Spread the model over more accelerators: weights, gradients and optimizer take {states_gb:.1f} GB."
+        "Spread the model over more accelerators: weights, gradients and optimizer take {states_gib:.1f} GiB."
     ),
     "host_bound": _(
         "{share_percent:.0f} % of the step waits for the host to launch kernels; use a larger micro-batch."

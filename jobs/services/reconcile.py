@@ -75,9 +75,7 @@ def _account(
 ) -> int:
     """Charge ended jobs, and see whether accounting knows of the missing ones."""
     unsettled = list(
-        JobSegment.objects.filter(job__in=Job.objects.unsettled(cluster.pk))
-        .select_related("job")
-        .order_by("pk")
+        JobSegment.objects.filter(job__in=Job.objects.unsettled(cluster.pk)).select_related("job").order_by("pk")
     )
     if not unsettled and not missing:
         return 0

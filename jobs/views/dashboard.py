@@ -10,7 +10,7 @@ from django.views.decorators.http import conditional_page, require_safe
 
 from accounts import access
 from accounts.models import User
-from accounts.views import list_balances
+from accounts.services.balances import list_balances
 from jobs.models import Job
 from jobs.views.clusters import list_clusters
 from jobs.views.figures import describe_progress

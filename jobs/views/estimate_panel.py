@@ -95,6 +95,9 @@ class Panel:
         return 0 if self.estimate is None else self.estimate.memory_capacity_bytes
 
 
+_GIB: Final = 2**30
+
+
 def build_panel(form: JobForm, *, user: User, at: datetime) -> Panel:
     """The panel of a valid draft."""
     partition = form.chosen_partition
@@ -172,15 +175,15 @@ def _memory_chart(result: Mapping[str, Any]) -> dict[str, Any]:
     # Always the same parts in the same order, so that each keeps its colour while the form changes.
     parts = result["memory_parts_bytes"]
     return {
-        "unit": "GB",
+        "unit": "GiB",
         "decimals": 1,
         "categories": [_("Per card")],
         "series": [
-            {"name": capfirst(str(label)), "values": [parts[name] / 1e9]}
+            {"name": capfirst(str(label)), "values": [parts[name] / _GIB]}
             for name, label in MEMORY_PART_LABELS.items()
             if name in parts
         ],
-        "limit": {"name": _("Card:"), "value": result["memory_capacity_bytes"] / 1e9},
+        "limit": {"name": _("Card:"), "value": result["memory_capacity_bytes"] / _GIB},
     }
 
 

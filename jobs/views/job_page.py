@@ -118,6 +118,8 @@ def _live_context(job: Job, user: User) -> dict[str, Any]:
         "node_names": [name for segment in segments for name in segment.nodes],
         "shortfall_s": sum(usage.shortfall_s for usage in usages),
         "max_rss_bytes": max(peaks, default=None),
+        # On a partition of CPU cores, host memory is the memory that was estimated.
+        "is_host_memory": job.partition.accelerator == "host-cpu",
         "is_in_scheduler": job.state in IN_SCHEDULER,
         "may_cancel": not job.is_terminal
         and access.may_cancel_job(user, owner_id=job.user_id, project_id=job.project_id),

@@ -1,6 +1,5 @@
 """What a job writes, as JSON that its page polls, and as a file."""
 
-import codecs
 import uuid
 from collections.abc import Iterator
 from typing import Final
@@ -13,6 +12,7 @@ from django.views.decorators.http import require_GET
 
 from jobs.backends.base import OutputChunk, SchedulerUnavailable
 from jobs.models import Job
+from jobs.services.log_text import decode_chunk
 from jobs.services.output import MAX_CHUNK_BYTES, read_log, read_metrics
 
 _LOG_CHUNK_BYTES: Final = 64 * 1024
@@ -41,31 +41,24 @@ def job_log(request: HttpRequest, job_id: uuid.UUID) -> JsonResponse:
         words = _("The job wrote nothing here.") if not job.is_live else _("The job has written nothing yet.")
         return JsonResponse({"text": "", "next_offset": offset, "is_complete": not job.is_live, "message": words})
     is_complete = chunk.is_end and not job.is_live
-    text, consumed = decode_chunk(chunk, is_last=is_complete, is_tail=offset < 0)
+    is_tail = offset < 0 and chunk.offset > 0
+    decoded = decode_chunk(chunk, is_tail=is_tail, is_complete=not job.is_live)
     return JsonResponse(
         {
-            "text": text,
-            "next_offset": consumed,
+            "text": _from_line_start(decoded.text) if is_tail else decoded.text,
+            "next_offset": decoded.next_offset,
             "is_complete": is_complete,
             "has_more": not chunk.is_end,
-            "is_tail": offset < 0 and chunk.offset > 0,
+            "is_tail": is_tail,
             "message": "",
         }
     )
 
 
-def decode_chunk(chunk: OutputChunk, *, is_last: bool, is_tail: bool) -> tuple[str, int]:
-    """The text of a chunk and the offset that it reaches: never within a character, unless it is the last.
-
-    A tail begins with a whole line if it holds the end of one, else with a whole character.
-    """
-    data = chunk.data
-    if is_tail and chunk.offset > 0:
-        head, newline, rest = data.partition(b"\n")
-        data = rest if newline else head.lstrip(bytes(range(0x80, 0xC0)))
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    text = decoder.decode(data, final=is_last)
-    return text, chunk.next_offset - len(decoder.getstate()[0])
+def _from_line_start(text: str) -> str:
+    """A tail without the rest of the line that it begins in, if it holds the end of one."""
+    _, newline, rest = text.partition("\n")
+    return rest if newline else text
 
 
 @login_required

@@ -68,12 +68,12 @@ def _write_scaled(number: float, unit: str) -> str:
 
 
 @register.filter
-def gigabytes(value: object, decimals: int = 1) -> str:
-    """Bytes in decimal gigabytes, so that a column of device memory compares: 80000000000 is "80.0 GB"."""
+def gibibytes(value: object, decimals: int = 1) -> str:
+    """Bytes of device memory in GiB: a card sold as "80 GB" has 80.0 GiB."""
     number = _read_number(value)
     if number is None:
         return MISSING
-    return f"{number / 1e9:,.{decimals}f}{NO_BREAK_SPACE}GB"
+    return f"{number / 2**30:,.{decimals}f}{NO_BREAK_SPACE}GiB"
 
 
 @register.filter

@@ -14,8 +14,9 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince, timeuntil
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy, pgettext_lazy
+from django.utils.translation import gettext_lazy
 
+from jobs.presentation import STATE_LABELS, STATE_MEANINGS
 from jobs.states import HoldReason, JobState
 
 register = template.Library()
@@ -23,82 +24,44 @@ register = template.Library()
 ICON_SPRITE: Final = "vendor/tabler-icons/tabler-icons.svg"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class StateLook:
-    """How a job state appears: its words, its tone (a CSS class), its icon in the sprite, and what it means."""
+    """How a job state appears: its tone (a CSS class) and its icon in the sprite. Its words are jobs.presentation's."""
 
-    label: Promise | str
+    state: JobState
     tone: str
     icon: str
-    meaning: Promise | str
 
+    @property
+    def label(self) -> Promise | str:
+        return STATE_LABELS[self.state]
 
-def _look(label: Promise | str, tone: str, icon: str, meaning: Promise | str) -> StateLook:
-    return StateLook(label=label, tone=tone, icon=icon, meaning=meaning)
+    @property
+    def meaning(self) -> Promise | str:
+        return STATE_MEANINGS.get(self.state, "")
 
 
 STATE_LOOKS: Final[Mapping[JobState, StateLook]] = {
-    JobState.DRAFT: _look(pgettext_lazy("job state", "Draft"), "neutral", "pencil", gettext_lazy("Not submitted yet.")),
-    JobState.SUBMITTED: _look(
-        pgettext_lazy("job state", "Submitted"),
-        "waiting",
-        "inbox",
-        gettext_lazy("Received; being estimated."),
-    ),
-    JobState.HELD: _look(
-        pgettext_lazy("job state", "Held"), "attention", "clock-pause", gettext_lazy("Cannot run yet; see the reason.")
-    ),
-    JobState.REJECTED: _look(
-        pgettext_lazy("job state", "Rejected"), "bad", "ban", gettext_lazy("Refused; nothing ran, nothing was charged.")
-    ),
-    JobState.QUEUED: _look(
-        pgettext_lazy("job state", "Queued"),
-        "waiting",
-        "hourglass",
-        gettext_lazy("Estimated, and its quota reserved; it goes to the cluster next."),
-    ),
-    JobState.DISPATCHING: _look(
-        pgettext_lazy("job state", "Dispatching"), "waiting", "send", gettext_lazy("Being handed to the cluster.")
-    ),
-    JobState.PENDING: _look(
-        pgettext_lazy("job state", "Pending"), "waiting", "clock", gettext_lazy("Waiting in the cluster's queue.")
-    ),
-    JobState.RUNNING: _look(
-        pgettext_lazy("job state", "Running"), "running", "player-play", gettext_lazy("Running on the cluster.")
-    ),
-    JobState.COMPLETING: _look(
-        pgettext_lazy("job state", "Completing"), "running", "progress", gettext_lazy("Finishing on its nodes.")
-    ),
-    JobState.COMPLETED: _look(
-        pgettext_lazy("job state", "Completed"), "good", "circle-check", gettext_lazy("Ended successfully.")
-    ),
-    JobState.FAILED: _look(
-        pgettext_lazy("job state", "Failed"), "bad", "circle-x", gettext_lazy("Ended with an error.")
-    ),
-    JobState.TIMEOUT: _look(
-        pgettext_lazy("job state", "Time limit reached"), "bad", "clock-x", gettext_lazy("Stopped at its time limit.")
-    ),
-    JobState.OUT_OF_MEMORY: _look(
-        pgettext_lazy("job state", "Out of memory"),
-        "bad",
-        "database-off",
-        gettext_lazy("Needed more memory than it got."),
-    ),
-    JobState.NODE_FAIL: _look(
-        pgettext_lazy("job state", "Node failure"), "bad", "server-off", gettext_lazy("A node of the cluster failed.")
-    ),
-    JobState.PREEMPTED: _look(
-        pgettext_lazy("job state", "Preempted"), "attention", "bolt", gettext_lazy("Made room for a more urgent job.")
-    ),
-    JobState.CANCELLED: _look(
-        pgettext_lazy("job state", "Cancelled"), "neutral", "player-stop", gettext_lazy("Stopped on request.")
-    ),
-    JobState.LOST: _look(
-        pgettext_lazy("job state", "Lost"),
-        "attention",
-        "plug-connected-x",
-        gettext_lazy("The cluster does not report it at present; the portal keeps asking."),
-    ),
+    state: StateLook(state, tone, icon)
+    for state, tone, icon in (
+        (JobState.DRAFT, "neutral", "pencil"),
+        (JobState.SUBMITTED, "waiting", "inbox"),
+        (JobState.HELD, "attention", "clock-pause"),
+        (JobState.REJECTED, "bad", "ban"),
+        (JobState.QUEUED, "waiting", "hourglass"),
+        (JobState.DISPATCHING, "waiting", "send"),
+        (JobState.PENDING, "waiting", "clock"),
+        (JobState.RUNNING, "running", "player-play"),
+        (JobState.COMPLETING, "running", "progress"),
+        (JobState.COMPLETED, "good", "circle-check"),
+        (JobState.FAILED, "bad", "circle-x"),
+        (JobState.TIMEOUT, "bad", "clock-x"),
+        (JobState.OUT_OF_MEMORY, "bad", "database-off"),
+        (JobState.NODE_FAIL, "bad", "server-off"),
+        (JobState.PREEMPTED, "attention", "bolt"),
+        (JobState.CANCELLED, "neutral", "player-stop"),
+        (JobState.LOST, "attention", "plug-connected-x"),
+    )
 }
 
 HOLD_REASONS: Final[Mapping[HoldReason, Promise | str]] = {

@@ -124,7 +124,7 @@ class TestDetail:
         site.tick()
         body = api.get(f"jobs/{job.pk}").json()
         assert (body["state"], body["reason"]) == ("REJECTED", "does_not_fit")
-        assert "GB" in body["reason_text"]
+        assert "GiB" in body["reason_text"]
         assert body["reason_detail"]["memory_bytes"] > body["reason_detail"]["capacity_bytes"]
         assert body["estimate"]["fits"] is False
         assert (body["charged_s"], body["usage"]) == (0, None)

@@ -35,8 +35,8 @@ def spaced(text: str) -> str:
 @pytest.mark.parametrize(
     ("write", "value", "expected"),
     [
-        (fmt.gigabytes, 80_000_000_000, "80.0 GB"),
-        (fmt.gigabytes, 1_234_567_890_123, "1,234.6 GB"),
+        (fmt.gibibytes, 80 * 2**30, "80.0 GiB"),
+        (fmt.gibibytes, 1234.56 * 2**30, "1,234.6 GiB"),
         (fmt.data_size, 999, "999 B"),
         (fmt.data_size, 1_023_000_000_000, "1.02 TB"),
         (fmt.data_size, 999_600_000, "1.00 GB"),
@@ -71,7 +71,7 @@ def test_a_quantity_is_written_with_its_unit(write, value, expected):
 @pytest.mark.parametrize(
     "write",
     [
-        fmt.gigabytes,
+        fmt.gibibytes,
         fmt.data_size,
         fmt.accelerator_hours,
         fmt.duration,
@@ -88,7 +88,7 @@ def test_what_is_not_there_is_written_as_a_dash(write, nothing):
 
 def test_a_value_that_is_no_number_is_refused():
     with pytest.raises(TypeError, match="not list"):
-        fmt.gigabytes([1])
+        fmt.gibibytes([1])
 
 
 @pytest.mark.parametrize(
