@@ -42,7 +42,7 @@ lint: install ## style, types, architecture, migrations, translations: the same 
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	DJANGO_SETTINGS_MODULE=tests.typing_settings $(BIN)/python manage.py makemigrations --check --dry-run
+	DJANGO_SETTINGS_MODULE=tests.typing_settings $(BIN)/python -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
 
 format: install ## tidy the code
 	$(BIN)/ruff check --fix .
@@ -51,3 +51,7 @@ format: install ## tidy the code
 requirements: install ## lock the dependencies of pyproject.toml again
 	$(BIN)/uv pip compile pyproject.toml --generate-hashes --universal --python-version 3.11 --no-annotate --quiet -o requirements/portal.txt
 	$(BIN)/uv pip compile pyproject.toml --extra dev --generate-hashes --universal --python-version 3.11 --no-annotate --quiet -o requirements/dev.txt
+
+messages: install ## collect and compile translations
+	DJANGO_SETTINGS_MODULE=tests.typing_settings $(BIN)/python manage.py makemessages --locale zh_Hans --no-wrap --no-obsolete --add-location file --ignore .venv --ignore .portal --ignore tests --ignore examples
+	DJANGO_SETTINGS_MODULE=tests.typing_settings $(BIN)/python manage.py compilemessages --locale zh_Hans --ignore .venv --ignore .portal

@@ -48,6 +48,15 @@ class ReadOnlyAdmin(ModelAdmin):
         return False
 
 
+def _is_superuser(request: HttpRequest) -> bool:
+    return bool(getattr(request.user, "is_superuser", False))
+
+
+def _may_touch(request: HttpRequest, user: User | None) -> bool:
+    """A superuser's account is for superusers: whoever sets its password or address can become it."""
+    return user is None or not user.is_superuser or _is_superuser(request)
+
+
 @admin.register(User)
 class UserAdmin(DjangoUserAdmin[User], ModelAdmin):
     form = UserChangeForm
@@ -62,6 +71,16 @@ class UserAdmin(DjangoUserAdmin[User], ModelAdmin):
         (_("Rights"), {"fields": ("is_active", "is_staff", "is_superuser")}),
     )
     filter_horizontal = ()
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        # Nobody gives rights, to oneself or to others, that go beyond one's own.
+        return () if _is_superuser(request) else ("is_staff", "is_superuser")
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return _may_touch(request, obj) and super().has_change_permission(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return _may_touch(request, obj) and super().has_delete_permission(request, obj)
 
 
 @admin.register(Institution)

@@ -7,6 +7,7 @@ from django.utils.translation import gettext, gettext_lazy, pgettext_lazy
 from django.utils.translation import gettext as _
 
 from jobs.models import EventKind, Job, JobEvent
+from jobs.services.allowed_wording import describe_allowed
 from jobs.services.wording import hours
 from jobs.states import JobState
 
@@ -49,7 +50,9 @@ STATE_MEANINGS = {
     JobState.NODE_FAIL: gettext_lazy("A node of the cluster failed; this is not the job's fault. Submit it again."),
     JobState.PREEMPTED: gettext_lazy("The cluster needed the accelerators for other work."),
     JobState.CANCELLED: gettext_lazy("The job was ended on request."),
-    JobState.LOST: gettext_lazy("The cluster doesn't know the job any more; administrators have been alerted."),
+    JobState.LOST: gettext_lazy(
+        "The cluster doesn't know the job any more. Tell an administrator; its quota stays reserved meanwhile."
+    ),
 }
 
 # Slurm's words for why a job waits or ended: https://slurm.schedmd.com/resource_limits.html#reasons
@@ -67,16 +70,21 @@ _SCHEDULER_REASONS = {
     "AssocGrpGRESMinutes": gettext_lazy("the project's accelerator time on the cluster is used up"),
     "QOSMaxGRESPerUser": gettext_lazy("your accelerators on the cluster are all in use"),
     "NonZeroExitCode": gettext_lazy("the script ended with an error"),
-    "RaisedSignal": gettext_lazy("the script was ended by a signal"),
     "TimeLimit": gettext_lazy("the time limit was reached"),
     "OutOfMemory": gettext_lazy("more memory was used than the job had"),
     "NodeDown": gettext_lazy("the node stopped working"),
+    "NodeFail": gettext_lazy("the node stopped working"),
+    "JobLaunchFailure": gettext_lazy("the cluster could not start it"),
+    "Cancelled": gettext_lazy("on request"),
 }
 
 _PORTAL_REASONS = {
     "cancelled": gettext_lazy("on request"),
     "cluster_down": gettext_lazy("the cluster doesn't answer; the job waits and goes on by itself"),
     "approval": gettext_lazy("waits for an administrator's approval"),
+    "project_closed": gettext_lazy("This project is closed: no new jobs can be submitted."),
+    "written_off": gettext_lazy("an administrator wrote it off; nothing was charged"),
+    "owner_may_not_submit": gettext_lazy("its owner may no longer submit in this project"),
     "lost": gettext_lazy("neither the cluster's queue nor its accounting knows the job"),
 }
 
@@ -120,10 +128,12 @@ def describe_reason(reason: str, detail: Mapping[str, Any]) -> str:
     if reason == "invalid":
         return _("%(field)s is not allowed; allowed: %(allowed)s") % {
             "field": detail.get("field", "?"),
-            "allowed": detail.get("allowed", "?"),
+            "allowed": describe_allowed(detail.get("allowed", "?")),
         }
     if reason == "scheduler":
         return _("the cluster refused it: %(words)s") % {"words": detail.get("words", "")}
+    if reason.startswith("RaisedSignal:"):
+        return _("ended by signal %(signal)s") % {"signal": reason.partition(":")[2]}
     known = _PORTAL_REASONS.get(reason) or _SCHEDULER_REASONS.get(reason)
     return str(known) if known else _("other reason: %(word)s") % {"word": reason}
 

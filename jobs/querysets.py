@@ -5,7 +5,8 @@ from typing import Any, Self
 
 from django.contrib.auth.models import AnonymousUser
 from django.db import models
-from django.db.models import Count, F, Q, Sum
+from django.db.models import Count, F, Q, Sum, Window
+from django.db.models.functions import RowNumber
 
 from accounts.access import visible_jobs_filter
 from accounts.models import User
@@ -23,6 +24,10 @@ class JobQuerySet(models.QuerySet[Any]):
         """Join what lists and pages show of a job's surroundings, so that a row costs no query."""
         return self.select_related("user", "project", "partition__cluster", "partition__resource_class")
 
+    def without_contents(self) -> Self:
+        """Leave out what lists don't show, and what may be large: scripts, and what they are made from."""
+        return self.defer("script", "rendered_script", "command", "environment", "workload", "plan")
+
     def unfinished(self) -> Self:
         """Not at an end."""
         return self.exclude(state__in=TERMINAL)
@@ -34,6 +39,12 @@ class JobQuerySet(models.QuerySet[Any]):
     def held(self) -> Self:
         """Held, oldest first."""
         return self.filter(state=JobState.HELD).order_by("submitted_at", "pk")
+
+    def oldest_of_each_share(self, count: int) -> Self:
+        """The `count` oldest of each person in each project on each partition: what limits are counted for."""
+        share = [F("user"), F("project"), F("partition")]
+        rank = Window(RowNumber(), partition_by=share, order_by=["submitted_at", "pk"])
+        return self.annotate(rank_in_share=rank).filter(rank_in_share__lte=count)
 
     def due_for_dispatch(self, at: datetime) -> Self:
         """QUEUED, or DISPATCHING with a lease that ran out, on a cluster that may be asked now; oldest first.

@@ -19,6 +19,7 @@ MAX_TIME_LIMIT_MINUTES: Final = 366 * 24 * 60
 _NAME = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}\Z")
 _KEY = re.compile(r"\A[a-z0-9][a-z0-9-]{7,63}\Z")
 _LABEL = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
+_UNIX_USER = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
 _ENV_NAME = re.compile(r"\A[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 _SIGNAL = frozenset({"USR1", "USR2", "TERM", "INT", "HUP", "CONT"})
 _RESERVED_ENV_PREFIXES = ("LD_", "SLURM_", "PORTAL_", "BASH_FUNC_")
@@ -70,10 +71,12 @@ class JobSpec:
         _match("key", self.key, _KEY, "8 to 64 of a-z, 0-9 and '-'")
         _match("name", self.name, _NAME, "1 to 128 of A-Z, a-z, 0-9 and '_.+-', starting with a letter or digit")
         _match("partition", self.partition, _LABEL, "a partition's name")
-        for label in ("qos", "slurm_account", "gres_type", "unix_user"):
+        for label in ("qos", "slurm_account", "gres_type"):
             value = getattr(self, label)
             if value:
                 _match(label, value, _LABEL, "letters, digits and '_.-', starting with a letter or digit")
+        if self.unix_user:
+            _match("unix_user", self.unix_user, _UNIX_USER, "letters, digits and '_.-'")
         _match("gres_name", self.gres_name, _LABEL, "letters, digits and '_.-'")
         _within("nodes", self.nodes, 1, MAX_NODES)
         _within("devices_per_node", self.devices_per_node, 0, MAX_DEVICES_PER_NODE)

@@ -93,12 +93,13 @@ def write_credentials(path: Path, passwords: dict[str, str]) -> None:
 
 
 def _create_cluster(classes: dict[str, ResourceClass]) -> None:
-    cluster = Cluster.objects.create(code="demo", title="This machine")
+    cluster = Cluster.objects.create(code="demo", title="This machine", title_zh="本机")
     simulated = {"nodes": 8, "devices_per_node": 8, "max_time_limit_minutes": 7 * 24 * 60, "is_simulated": True}
     Partition.objects.create(
         cluster=cluster,
         name="host-cpu",
         title="CPU cores of this machine",
+        title_zh="本机 CPU 核",
         resource_class=classes["cpu"],
         accelerator="host-cpu",
         nodes=1,
@@ -112,6 +113,7 @@ def _create_cluster(classes: dict[str, ResourceClass]) -> None:
         cluster=cluster,
         name="a800-sim",
         title="A800 (simulated)",
+        title_zh="A800（模拟）",
         resource_class=classes["a800"],
         accelerator="a800-80g",
         gres_type="a800",
@@ -121,6 +123,7 @@ def _create_cluster(classes: dict[str, ResourceClass]) -> None:
         cluster=cluster,
         name="ascend910b-sim",
         title="Ascend 910B (simulated)",
+        title_zh="昇腾 910B（模拟）",
         resource_class=classes["ascend910b"],
         accelerator="ascend910b-64g",
         gres_name="npu",

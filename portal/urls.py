@@ -1,9 +1,13 @@
 """Where everything is."""
 
+from allauth.account.decorators import secure_admin_login
 from django.contrib import admin
 from django.urls import include, path
 
 from portal import health
+
+# One way in: the back-office's own form would let passwords be guessed without a limit.
+admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]
 
 urlpatterns = [
     path("", include("jobs.urls")),

@@ -3,9 +3,10 @@
 from datetime import timedelta
 from typing import Any
 
+from allauth.account.adapter import get_adapter
 from django.conf import settings
-from django.contrib.auth import authenticate
 from django.contrib.auth.signals import user_logged_in
+from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
 from django.db.models.expressions import OuterRef, Subquery
 from django.utils import timezone
@@ -14,6 +15,7 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from knox.models import AuthToken
 from knox.settings import knox_settings
 from rest_framework import status
+from rest_framework.exceptions import Throttled
 from rest_framework.permissions import AllowAny, BasePermission, IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -34,6 +36,9 @@ from accounts.api.serializers import (
     TokenSerializer,
 )
 from accounts.models import Allocation, Cluster, LedgerEntry, Membership, Project, User
+
+_SIGN_IN_PAUSE_S = 300
+"""How long django-allauth counts failed attempts on one account."""
 
 
 class TokenView(ApiView):
@@ -61,8 +66,12 @@ class TokenView(ApiView):
     def post(self, request: Request) -> Response:
         """A new token for a user name and password, for `Authorization: Bearer <token>`."""
         given = self.read_body(CredentialsSerializer)
-        user = authenticate(request._request, username=given["username"], password=given["password"])
-        if not isinstance(user, User):
+        try:
+            # As the page does, so that attempts on an account are counted together.
+            user = get_adapter().authenticate(request._request, **given)
+        except ValidationError as error:
+            raise Throttled(wait=_SIGN_IN_PAUSE_S) from error
+        if not isinstance(user, User) or not user.is_active:
             raise WrongCredentials
         now = timezone.now()
         live = AuthToken.objects.filter(Q(expiry__gt=now) | Q(expiry__isnull=True), user=user).count()

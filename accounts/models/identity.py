@@ -1,6 +1,7 @@
 """People, their institutions and projects."""
 
 import zoneinfo
+from typing import Any
 
 from django.contrib.auth.models import AbstractUser
 from django.core.exceptions import ValidationError
@@ -8,9 +9,16 @@ from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Lower
+from django.utils.translation import get_language
 from django.utils.translation import gettext_lazy as _
 
 from accounts.querysets import ProjectQuerySet
+
+
+def choose_by_language(english: str, chinese: str) -> str:
+    """The Chinese name for readers of Chinese, if there is one."""
+    return chinese if chinese and (get_language() or "").startswith("zh") else english
+
 
 validate_code = RegexValidator(
     r"\A[a-z][a-z0-9_-]{0,31}\Z",
@@ -59,6 +67,14 @@ class User(AbstractUser):
     def __str__(self) -> str:
         return self.get_full_name() or self.username
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """A new password ends what the old one opened: sessions end by themselves, API tokens here."""
+        # `_password` is set from set_password() to save(); django-stubs knows neither it nor knox's relation.
+        is_password_new = getattr(self, "_password", None) is not None and self.pk is not None
+        super().save(*args, **kwargs)
+        if is_password_new:
+            self.auth_token_set.all().delete()  # type: ignore[attr-defined]
+
 
 class Institution(models.Model):
     """A university, institute or company whose projects use the centre."""
@@ -72,7 +88,7 @@ class Institution(models.Model):
         verbose_name_plural = _("institutions")
 
     def __str__(self) -> str:
-        return self.name
+        return choose_by_language(self.name, self.name_zh)
 
 
 class ProjectState(models.TextChoices):

@@ -7,7 +7,7 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
-from accounts.models.identity import validate_code
+from accounts.models.identity import choose_by_language, validate_code
 from accounts.querysets import ClusterQuerySet, PartitionQuerySet
 
 validate_label = RegexValidator(
@@ -40,7 +40,7 @@ class ResourceClass(models.Model):
         ]
 
     def __str__(self) -> str:
-        return self.title
+        return choose_by_language(self.title, self.title_zh)
 
 
 class Cluster(models.Model):
@@ -51,6 +51,7 @@ class Cluster(models.Model):
 
     code = models.CharField(_("code"), max_length=32, unique=True, validators=[validate_code])
     title = models.CharField(_("title"), max_length=100)
+    title_zh = models.CharField(_("Chinese title"), max_length=100, blank=True)
     is_enabled = models.BooleanField(_("accepts jobs"), default=True)
     consecutive_failures = models.PositiveIntegerField(default=0, editable=False)
     unavailable_since_at = models.DateTimeField(null=True, editable=False)
@@ -65,7 +66,7 @@ class Cluster(models.Model):
         verbose_name_plural = _("clusters")
 
     def __str__(self) -> str:
-        return self.title
+        return choose_by_language(self.title, self.title_zh)
 
     @property
     def is_available(self) -> bool:
@@ -82,6 +83,7 @@ class Partition(models.Model):
     cluster = models.ForeignKey(Cluster, on_delete=models.PROTECT, related_name="partitions", verbose_name=_("cluster"))
     name = models.CharField(_("name"), max_length=64, validators=[validate_label])
     title = models.CharField(_("title"), max_length=100, blank=True)
+    title_zh = models.CharField(_("Chinese title"), max_length=100, blank=True)
     resource_class = models.ForeignKey(
         ResourceClass, on_delete=models.PROTECT, related_name="partitions", verbose_name=_("resource class")
     )
@@ -132,7 +134,7 @@ class Partition(models.Model):
         ]
 
     def __str__(self) -> str:
-        return self.title or self.name
+        return choose_by_language(self.title, self.title_zh) or self.name
 
     @property
     def devices(self) -> int:

@@ -146,7 +146,9 @@ def reserve(
     _check_amount(amount_s)
     allocations = _locked(
         Allocation.objects.for_project(project_id, resource_class_id).filter(
-            Q(start_at__lte=at, end_at__gt=at) | Q(entries__reference=reference)
+            # By the reference, not joined: an allocation's history may be long.
+            Q(start_at__lte=at, end_at__gt=at)
+            | Q(pk__in=LedgerEntry.objects.filter(reference=reference).values("allocation"))
         )
     )
     before = _deltas(reference, kind=LedgerKind.RESERVE)
@@ -355,10 +357,8 @@ def _post(
 
 
 def _locked(queryset: QuerySet[Allocation]) -> list[Allocation]:
-    # By primary key in a subquery: a join on entries can't be locked with DISTINCT. PostgreSQL locks in row order.
-    return list(
-        Allocation.objects.select_for_update().filter(pk__in=queryset.order_by().values("pk")).order_by("end_at", "pk")
-    )
+    # PostgreSQL locks in row order.
+    return list(queryset.select_for_update().order_by("end_at", "pk"))
 
 
 def _deltas(

@@ -5,7 +5,6 @@ from typing import Any
 
 from django.db.models import QuerySet
 from django.utils import timezone
-from django.utils.translation import get_language
 from drf_spectacular.utils import extend_schema, inline_serializer
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -17,7 +16,7 @@ from accounts.api.fields import UtcDateTimeField
 from accounts.models import Partition
 from jobs.api.estimate_serializers import EstimateRequestSerializer, QuoteSerializer
 from jobs.estimation import Accelerator, Preset, accelerators, presets
-from jobs.services.estimates import accelerator_title
+from jobs.services.estimates import accelerator_title, preset_title
 from jobs.services.quoting import QuoteRequest, quote_run
 
 
@@ -71,8 +70,7 @@ class PresetSerializer(serializers.Serializer[Any]):
     source_url = serializers.CharField()
 
     def get_title(self, preset: Preset) -> str:
-        is_chinese = (get_language() or "").startswith("zh")
-        return preset.title_zh if is_chinese and preset.title_zh else preset.title
+        return preset_title(preset)
 
 
 class AcceleratorSerializer(serializers.Serializer[Any]):

@@ -49,8 +49,6 @@ _REPLAYED_HEADER = OpenApiParameter(
     "Idempotency-Replayed", str, OpenApiParameter.HEADER, response=[201], description="true: this job was made before."
 )
 _LOCATION_HEADER = OpenApiParameter("Location", str, OpenApiParameter.HEADER, response=[201])
-# What lists don't show, and may be large.
-_HEAVY_COLUMNS = ("script", "rendered_script", "command", "environment", "workload", "plan")
 
 
 class JobCollection(ListView):
@@ -65,7 +63,7 @@ class JobCollection(ListView):
         return frozenset() if self.request.method == "POST" else super().paging_parameters()
 
     def get_queryset(self) -> QuerySet[Job]:
-        jobs: QuerySet[Job] = Job.objects.visible_to(self.request.user).with_names().defer(*_HEAVY_COLUMNS)
+        jobs: QuerySet[Job] = Job.objects.visible_to(self.request.user).with_names().without_contents()
         query = self.query
         columns = {
             "state": "state__in",

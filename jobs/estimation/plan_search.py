@@ -21,6 +21,11 @@ ZERO_STAGES: Final = (0, 1, 2, 3)
 # Context parallelism pays where a rank still has long sequences.
 _LEAST_TOKENS_PER_CONTEXT_RANK: Final = 8192
 _MAX_TOP: Final = 1000
+
+ROOMY_MEMORY_SHARE: Final = 0.85
+"""A plan that is estimated to use more of a device's memory is ranked after all that don't: the median published
+reading is 6 % above the estimate (docs/estimation.md), and a job that runs out of memory is worse than a slower one."""
+
 _MAX_PARETO: Final = 20
 
 
@@ -50,7 +55,9 @@ class Rejection:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """`ranked`: the fastest plans that fit. `pareto`: plans for which less memory means more time.
+    """`ranked`: plans that fit, fastest first, those without head-room (`ROOMY_MEMORY_SHARE`) last.
+
+    `pareto`: plans for which less memory means more time.
 
     `least_bad` is the plan that needs least memory where nothing fits, else None.
     """
@@ -76,7 +83,7 @@ class SearchResult:
 
 
 def search(workload: Workload, machine: Machine, devices: int, *, top: int = 10) -> SearchResult:
-    """Rank the plans for exactly `devices` devices by step time.
+    """Rank the plans for exactly `devices` devices by head-room and step time.
 
     Raises InvalidInput for a device count the machine cannot give or a precision it lacks. That no plan is possible
     or fits is an answer, not an error.
@@ -102,9 +109,12 @@ def search(workload: Workload, machine: Machine, devices: int, *, top: int = 10)
     fitting = np.flatnonzero(evaluation.memory_bytes <= capacity)
     if len(fitting) < len(plans):
         rejected.insert(0, _describe_out_of_memory(evaluation, capacity))
-    order = fitting[np.lexsort((evaluation.memory_bytes[fitting], evaluation.step_s[fitting]))]
+    memory_bytes = evaluation.memory_bytes[fitting]
+    is_tight = memory_bytes > ROOMY_MEMORY_SHARE * capacity
+    order = fitting[np.lexsort((memory_bytes, evaluation.step_s[fitting], is_tight))]
     ranked = tuple(build_estimate(workload, machine, evaluation, int(row)) for row in order[:limit])
-    front = _find_pareto_rows(evaluation, order)
+    by_time = fitting[np.lexsort((memory_bytes, evaluation.step_s[fitting]))]
+    front = _find_pareto_rows(evaluation, by_time)
     least_bad = None
     if not len(order):
         least_bad = build_estimate(workload, machine, evaluation, int(evaluation.memory_bytes.argmin()))
@@ -120,7 +130,9 @@ def search(workload: Workload, machine: Machine, devices: int, *, top: int = 10)
 
 
 def estimate_best(workload: Workload, machine: Machine, devices: int) -> Estimate:
-    """The fastest plan that fits; where none fits, the one with least memory (`fits` is False and advice says why).
+    """The fastest plan that fits with head-room, or else that just fits.
+
+    Where none fits, the one with least memory (`fits` is False and advice says why).
 
     Raises InvalidInput as `search` does, and if no plan at all is possible on so many devices, because no split
     divides batch, heads and layers.

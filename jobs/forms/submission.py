@@ -11,7 +11,7 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.http import QueryDict
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy as lazy
+from django.utils.translation import gettext_lazy
 
 from accounts import access
 from accounts.models import Partition, Project, User
@@ -45,129 +45,134 @@ def _whole(label: Any, *, low: int = 1, high: int = _MAX_COUNT, required: bool =
 class JobForm(forms.Form):
     """A new job. With `is_draft`, what only matters when the job is submitted may still be missing."""
 
-    project = forms.ChoiceField(label=lazy("Project"))
-    partition = forms.ChoiceField(label=lazy("Partition"))
-    nodes = _whole(lazy("Nodes"), required=True, initial=1)
-    devices_per_node = _whole(lazy("Accelerators per node"), required=True, initial=1)
+    project = forms.ChoiceField(label=gettext_lazy("Project"))
+    partition = forms.ChoiceField(label=gettext_lazy("Partition"))
+    nodes = _whole(gettext_lazy("Nodes"), required=True, initial=1)
+    devices_per_node = _whole(gettext_lazy("Accelerators per node"), required=True, initial=1)
     time_limit = MinutesField(
-        label=lazy("Time limit"),
+        label=gettext_lazy("Time limit"),
         required=False,
-        help_text=lazy("Such as 90 min, 12 h or 2 d. Empty: from the estimate."),
+        help_text=gettext_lazy("Such as 90 min, 12 h or 2 d. Empty: from the estimate."),
     )
 
     model_source = forms.ChoiceField(
-        label=lazy("Model"),
+        label=gettext_lazy("Model"),
         initial="preset",
         choices=[
-            ("preset", lazy("A known model")),
-            ("config", lazy("My config.json")),
-            ("none", lazy("None: just run a script")),
+            ("preset", gettext_lazy("A known model")),
+            ("config", gettext_lazy("My config.json")),
+            ("none", gettext_lazy("None: just run a script")),
         ],
         widget=forms.RadioSelect,
     )
-    preset = forms.ChoiceField(label=lazy("Known model"), required=False)
+    preset = forms.ChoiceField(label=gettext_lazy("Known model"), required=False)
     config_json = forms.CharField(
         label="config.json",
         required=False,
         widget=forms.Textarea(attrs={"rows": 8, "spellcheck": "false", "data-drop-text": "config_file"}),
-        help_text=lazy("Paste a Hugging Face config.json, or drop the file here."),
+        help_text=gettext_lazy("Paste a Hugging Face config.json, or drop the file here."),
     )
     config_file = forms.FileField(
-        label=lazy("Choose a config.json"), required=False, widget=forms.FileInput(attrs={"accept": ".json"})
+        label=gettext_lazy("Choose a config.json"), required=False, widget=forms.FileInput(attrs={"accept": ".json"})
     )
-    task = forms.ChoiceField(label=lazy("Task"), choices=TASK_CHOICES, required=False, initial="pretraining")
+    task = forms.ChoiceField(label=gettext_lazy("Task"), choices=TASK_CHOICES, required=False, initial="pretraining")
     tokens = CountField(
-        label=lazy("Training tokens"),
+        label=gettext_lazy("Training tokens"),
         required=False,
-        help_text=lazy("In all, epochs included: 2e9, 2B or 20亿."),
+        help_text=gettext_lazy("In all, epochs included: 2e9, 2B or 20亿."),
     )
-    sequence_length = _whole(lazy("Sequence length"), high=10_000_000)
-    global_batch_size = _whole(lazy("Global batch"), help_text=lazy("In sequences."))
-    precision = forms.ChoiceField(label=lazy("Precision"), choices=PRECISION_CHOICES, required=False)
-    optimizer = forms.ChoiceField(label=lazy("Optimizer"), choices=OPTIMIZER_CHOICES, required=False)
+    sequence_length = _whole(gettext_lazy("Sequence length"), high=10_000_000)
+    global_batch_size = _whole(gettext_lazy("Global batch"), help_text=gettext_lazy("In sequences."))
+    precision = forms.ChoiceField(label=gettext_lazy("Precision"), choices=PRECISION_CHOICES, required=False)
+    optimizer = forms.ChoiceField(label=gettext_lazy("Optimizer"), choices=OPTIMIZER_CHOICES, required=False)
     attention_kernel = forms.ChoiceField(
-        label=lazy("Attention kernel"),
+        label=gettext_lazy("Attention kernel"),
         required=False,
-        choices=[("", lazy("Automatic")), ("flash", "FlashAttention"), ("standard", lazy("Unfused"))],
+        choices=[("", gettext_lazy("Automatic")), ("flash", "FlashAttention"), ("standard", gettext_lazy("Unfused"))],
     )
-    lora_rank = _whole(lazy("LoRA rank"), high=4096)
+    lora_rank = _whole(gettext_lazy("LoRA rank"), high=4096)
     lora_targets = forms.ChoiceField(
-        label=lazy("LoRA targets"),
+        label=gettext_lazy("LoRA targets"),
         required=False,
-        choices=[("", lazy("Automatic")), *((code, TARGET_NAMES[code]) for code in LORA_TARGETS)],
+        choices=[("", gettext_lazy("Automatic")), *((code, TARGET_NAMES[code]) for code in LORA_TARGETS)],
     )
     bytes_per_token_on_disk = forms.FloatField(
-        label=lazy("Bytes per token on disk"), required=False, min_value=0, max_value=1e7
+        label=gettext_lazy("Bytes per token on disk"), required=False, min_value=0, max_value=1e7
     )
 
     plan_mode = forms.ChoiceField(
-        label=lazy("Parallel plan"),
+        label=gettext_lazy("Parallel plan"),
         initial="auto",
         required=False,
-        choices=[("auto", lazy("Best plan for me")), ("manual", lazy("My own plan"))],
+        choices=[("auto", gettext_lazy("Best plan for me")), ("manual", gettext_lazy("My own plan"))],
         widget=forms.RadioSelect,
     )
-    tensor_parallel = _whole(lazy("Tensor parallel (TP)"), initial=1)
-    pipeline_parallel = _whole(lazy("Pipeline parallel (PP)"), initial=1)
-    context_parallel = _whole(lazy("Context parallel (CP)"), initial=1)
-    data_parallel = _whole(lazy("Data parallel (DP)"), help_text=lazy("Empty: what is left."))
-    virtual_stages = _whole(lazy("Virtual stages"), high=1024, initial=1)
-    micro_batch_size = _whole(lazy("Micro-batch"), initial=1)
-    zero_stage = _whole(lazy("ZeRO stage"), low=0, high=3, initial=1)
+    tensor_parallel = _whole(gettext_lazy("Tensor parallel (TP)"), initial=1)
+    pipeline_parallel = _whole(gettext_lazy("Pipeline parallel (PP)"), initial=1)
+    context_parallel = _whole(gettext_lazy("Context parallel (CP)"), initial=1)
+    data_parallel = _whole(gettext_lazy("Data parallel (DP)"), help_text=gettext_lazy("Empty: what is left."))
+    virtual_stages = _whole(gettext_lazy("Virtual stages"), high=1024, initial=1)
+    micro_batch_size = _whole(gettext_lazy("Micro-batch"), initial=1)
+    zero_stage = _whole(gettext_lazy("ZeRO stage"), low=0, high=3, initial=1)
     recomputation = forms.ChoiceField(
-        label=lazy("Recomputation"), choices=RECOMPUTATION_CHOICES, required=False, initial="none"
+        label=gettext_lazy("Recomputation"), choices=RECOMPUTATION_CHOICES, required=False, initial="none"
     )
-    sequence_parallel = forms.BooleanField(label=lazy("Sequence parallelism"), required=False)
+    sequence_parallel = forms.BooleanField(label=gettext_lazy("Sequence parallelism"), required=False)
 
     name = forms.CharField(
-        label=lazy("Job name"),
+        label=gettext_lazy("Job name"),
         required=False,
         max_length=128,
-        help_text=lazy("Letters, digits and “_.+-”. Empty: the model's name."),
+        help_text=gettext_lazy("Letters, digits and “_.+-”. Empty: the model's name."),
     )
     entry_kind = forms.ChoiceField(
-        label=lazy("What to run"),
-        choices=[(EntryKind.SCRIPT.value, lazy("My own script")), (EntryKind.COMMAND.value, lazy("One command"))],
+        label=gettext_lazy("What to run"),
+        choices=[
+            (EntryKind.SCRIPT.value, gettext_lazy("My own script")),
+            (EntryKind.COMMAND.value, gettext_lazy("One command")),
+        ],
         initial=EntryKind.SCRIPT.value,
         widget=forms.RadioSelect,
     )
     script = forms.CharField(
-        label=lazy("Script"),
+        label=gettext_lazy("Script"),
         required=False,
         strip=False,
         widget=forms.Textarea(attrs={"rows": 12, "spellcheck": "false", "data-drop-text": "script_file"}),
-        help_text=lazy("The first line names the interpreter, such as #!/bin/bash. A file can be dropped here."),
+        help_text=gettext_lazy(
+            "The first line names the interpreter, such as #!/bin/bash. A file can be dropped here."
+        ),
     )
-    script_file = forms.FileField(label=lazy("Choose a script"), required=False)
+    script_file = forms.FileField(label=gettext_lazy("Choose a script"), required=False)
     command = forms.CharField(
-        label=lazy("Command"),
+        label=gettext_lazy("Command"),
         required=False,
         max_length=8192,
-        help_text=lazy("A program and its arguments, such as train.py --config big.yaml."),
+        help_text=gettext_lazy("A program and its arguments, such as train.py --config big.yaml."),
     )
     launcher = forms.ChoiceField(
-        label=lazy("Started by"),
+        label=gettext_lazy("Started by"),
         choices=[
-            (Launcher.NONE.value, lazy("nothing: once on the first node")),
-            (Launcher.TORCHRUN.value, lazy("torchrun: once per accelerator")),
+            (Launcher.NONE.value, gettext_lazy("nothing: once on the first node")),
+            (Launcher.TORCHRUN.value, gettext_lazy("torchrun: once per accelerator")),
         ],
         required=False,
         initial=Launcher.NONE.value,
     )
     environment = forms.CharField(
-        label=lazy("Environment"),
+        label=gettext_lazy("Environment"),
         required=False,
         strip=False,
         widget=forms.Textarea(attrs={"rows": 3, "spellcheck": "false"}),
-        help_text=lazy("One NAME=value a line."),
+        help_text=gettext_lazy("One NAME=value a line."),
     )
     checkpoint_lead_s = _whole(
-        lazy("Signal before the end"),
+        gettext_lazy("Signal before the end"),
         low=0,
         high=86_400,
-        help_text=lazy("SIGUSR1 this long before the time limit, so that a checkpoint can be written."),
+        help_text=gettext_lazy("SIGUSR1 this long before the time limit, so that a checkpoint can be written."),
     )
-    override_estimate = forms.BooleanField(label=lazy("Submit although it doesn't seem to fit"), required=False)
+    override_estimate = forms.BooleanField(label=gettext_lazy("Submit although it doesn't seem to fit"), required=False)
 
     architecture = forms.CharField(required=False, widget=forms.HiddenInput)
     cloned_from = forms.UUIDField(required=False, widget=forms.HiddenInput)

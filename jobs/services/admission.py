@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db import transaction
 
+from accounts import access
 from accounts.models import Project, User
 from accounts.services import ledger
 from jobs.estimation import ENGINE_VERSION
@@ -20,6 +21,8 @@ from jobs.states import HoldReason, JobState
 
 logger = logging.getLogger(__name__)
 
+_TRIED_OF_EACH_SHARE = 20
+
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
@@ -29,12 +32,16 @@ class _Refusal:
 
 def admit_submitted_jobs(*, at: datetime, limit: int = 50) -> int:
     """Estimate and admit the oldest submitted jobs. Returns how many moved on."""
-    return _each(Job.objects.submitted().with_names()[:limit], at)
+    return _each(Job.objects.submitted().with_names(), at, limit=limit)
 
 
 def release_held_jobs(*, at: datetime, limit: int = 200) -> int:
-    """Let held jobs go on, oldest first, as far as limits allow now. Returns how many moved on."""
-    return _each(Job.objects.held().with_names()[:limit], at)
+    """Let held jobs go on, oldest first, as far as limits allow now. Returns how many moved on.
+
+    Of each person in each project on each partition only the oldest few are tried: theirs must not keep those of
+    others from being looked at.
+    """
+    return _each(Job.objects.held().oldest_of_each_share(_TRIED_OF_EACH_SHARE).with_names(), at, limit=limit)
 
 
 def admit_job(job: Job, *, at: datetime) -> JobState:
@@ -57,14 +64,20 @@ def admit_job(job: Job, *, at: datetime) -> JobState:
         # Admissions of one project and of one person follow each other, so that limits hold exactly.
         Project.objects.select_for_update(no_key=True).get(pk=job.project_id)
         User.objects.select_for_update(no_key=True).get(pk=job.user_id)
+        refusal = _find_lost_right(job)
+        if refusal is not None:
+            return _reject(job, refusal, at)
         if estimate is not None:
             _store(job, estimate, at)
         return _decide(job, estimate, at)
 
 
-def _each(jobs: Any, at: datetime) -> int:
+def _each(jobs: Any, at: datetime, *, limit: int) -> int:
+    """Admit jobs until `limit` have moved on. Jobs that don't move are passed over, however many there are."""
     moved = 0
-    for job in jobs:
+    for job in jobs.iterator(chunk_size=50):
+        if moved >= limit:
+            break
         before = job.state
         try:
             moved += admit_job(job, at=at) != before
@@ -87,6 +100,15 @@ def _estimate(job: Job) -> EngineEstimate | None:
     )
     job.plan = estimate.plan.to_dict()
     return estimate
+
+
+def _find_lost_right(job: Job) -> _Refusal | None:
+    """A job may have waited for long: it spends only if its owner could still submit it now."""
+    owner: User = User.objects.get(pk=job.user_id)
+    if access.submittable_projects(owner).filter(pk=job.project_id).exists():
+        return None
+    is_closed = not Project.objects.active().filter(pk=job.project_id).exists()
+    return _Refusal("project_closed" if is_closed else "owner_may_not_submit", {})
 
 
 def _decide(job: Job, estimate: EngineEstimate | None, at: datetime) -> JobState:

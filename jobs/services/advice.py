@@ -1,7 +1,7 @@
 """What the estimator and the launcher remark, in words: their codes and figures as sentences.
 
 The templates stand here as literal strings, so that translations can be collected; a test keeps the codes
-equal to the engine's.
+equal to the engine's. Where a percent sign would be taken for a %-format, a comment tells xgettext.
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ ADVICE_WORDING = {
         "most of it is {largest_part}."
     ),
     "memory_nearly_full": _(
+        # xgettext:no-python-format
         "Uses {used_percent:.0f} % of the accelerator's memory; a longer sequence or a spike may not fit."
     ),
     "try_recomputation": _("Recompute activations: they take {activations_gib:.1f} GiB."),
@@ -27,15 +28,19 @@ ADVICE_WORDING = {
         "Spread the model over more accelerators: weights, gradients and optimizer take {states_gib:.1f} GiB."
     ),
     "host_bound": _(
+        # xgettext:no-python-format
         "{share_percent:.0f} % of the step waits for the host to launch kernels; use a larger micro-batch."
     ),
     "pipeline_bubble": _(
+        # xgettext:no-python-format
         "{share_percent:.0f} % of the step is pipeline bubble; use more micro-batches or virtual stages."
     ),
     "tensor_parallel_costly": _(
+        # xgettext:no-python-format
         "{share_percent:.0f} % of the step is tensor-parallel traffic; lower the degree if memory allows."
     ),
     "data_parallel_exposed": _(
+        # xgettext:no-python-format
         "{share_percent:.0f} % of the step is exposed data-parallel traffic; use a larger batch or fewer accelerators."
     ),
     "fp16_needs_loss_scaling": _("fp16 needs loss scaling; prefer bf16 where the accelerator has it."),
@@ -51,6 +56,7 @@ ADVICE_WORDING = {
     ),
     "checkpoints_costly": _("Writing a checkpoint takes {write_s:.0f} s every {interval_s:.0f} s."),
     "low_goodput": _(
+        # xgettext:no-python-format
         "Only {goodput_percent:.0f} % of the time is progress, given the failures expected on this many accelerators."
     ),
     "reading_too_fast": _("Reading the data takes {read_mb_per_s:.0f} MB/s, more than half of the storage's rate."),

@@ -3,6 +3,7 @@
 import logging
 from datetime import datetime, timedelta
 
+from django.db import DatabaseError, transaction
 from django.db.models import F
 from django.db.models.functions import Least
 
@@ -59,10 +60,20 @@ def sync_inventory(*, at: datetime) -> int:
         except SchedulerUnavailable as error:
             record_failure(cluster, error, at=at)
             continue
-        updated += sum(_store(cluster, info, at) for info in partitions)
+        updated += sum(_store_guarded(cluster, info, at) for info in partitions)
         gone = Partition.objects.filter(cluster=cluster).exclude(name__in=[info.name for info in partitions])
         gone.update(is_up=False, synced_at=at)
     return updated
+
+
+def _store_guarded(cluster: Cluster, info: PartitionInfo, at: datetime) -> int:
+    try:
+        with transaction.atomic():
+            return _store(cluster, info, at)
+    except DatabaseError:
+        # A partition without nodes, say: the others, and other clusters, must not wait for it.
+        logger.exception("partition %s of cluster %s could not be written", info.name, cluster.code)
+        return 0
 
 
 def _store(cluster: Cluster, info: PartitionInfo, at: datetime) -> int:

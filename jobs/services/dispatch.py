@@ -22,6 +22,7 @@ from jobs.models import EventKind, Job, JobSegment
 from jobs.services import launching
 from jobs.services.clusters import backend_of, record_failure
 from jobs.services.lifecycle import StaleJob, record_event, transition
+from jobs.spec import InvalidSpec
 from jobs.states import JobState
 
 logger = logging.getLogger(__name__)
@@ -51,14 +52,29 @@ def dispatch_queued_jobs(*, now: Callable[[], datetime], lease_s: int, limit: in
             _record_unavailable(claim, error, at=now())
         except StaleJob:
             logger.info("job %s was taken over; the segment is found by its key", claim.job.pk)
+        except Exception:
+            # One broken job must not keep the others waiting; it is tried again when its lease has run out.
+            logger.exception("job %s could not be handed over", claim.job.pk)
     return accepted
 
 
 @transaction.atomic
 def claim_due_jobs(*, at: datetime, lease_s: int, limit: int) -> list[Claim]:
     """Lease jobs that are due: QUEUED ones, and DISPATCHING ones whose lease ran out."""
-    due = Job.objects.due_for_dispatch(at).with_names().select_for_update(skip_locked=True, of=("self",))[:limit]
-    claims = []
+    due = list(Job.objects.due_for_dispatch(at).with_names().select_for_update(skip_locked=True, of=("self",))[:limit])
+    tried = {segment.job_id: segment for segment in JobSegment.objects.filter(job__in=due, number=1)}
+    new = JobSegment.objects.bulk_create(
+        JobSegment(
+            job=job,
+            number=1,
+            cluster=job.partition.cluster,
+            key=launching.segment_key(job, 1),
+            first_attempt_at=at,
+        )
+        for job in due
+        if job.pk not in tried
+    )
+    segments = tried | {segment.job_id: segment for segment in new}
     for job in due:
         lease: dict[str, Any] = {"lease_token": uuid.uuid4(), "lease_expires_at": at + timedelta(seconds=lease_s)}
         attempts = job.dispatch_attempts + 1
@@ -68,17 +84,7 @@ def claim_due_jobs(*, at: datetime, lease_s: int, limit: int) -> list[Claim]:
             Job.objects.filter(pk=job.pk).update(dispatch_attempts=attempts, **lease)
             job.lease_token = lease["lease_token"]
         job.lease_expires_at = lease["lease_expires_at"]
-        segment, is_new = JobSegment.objects.get_or_create(
-            job=job,
-            number=1,
-            defaults={
-                "cluster": job.partition.cluster,
-                "key": launching.segment_key(job, 1),
-                "first_attempt_at": at,
-            },
-        )
-        claims.append(Claim(job, segment, was_tried=not is_new))
-    return claims
+    return [Claim(job, segments[job.pk], was_tried=job.pk in tried) for job in due]
 
 
 def _hand_over(claim: Claim, *, now: Callable[[], datetime]) -> bool:
@@ -89,6 +95,9 @@ def _hand_over(claim: Claim, *, now: Callable[[], datetime]) -> bool:
         if job.cancel_requested_at is not None:
             transition(job, JobState.CANCELLED, at=now(), reason="cancelled", actor=job.cancel_requested_by)
             return False
+        if not job.partition.cluster.is_enabled:
+            transition(job, JobState.QUEUED, at=now())  # the cluster hasn't got it and takes no new ones
+            return False
         if job.lease_expires_at is None or now() >= job.lease_expires_at:
             raise StaleJob(f"lease of {job.pk} ran out before the call")
         try:
@@ -96,6 +105,11 @@ def _hand_over(claim: Claim, *, now: Callable[[], datetime]) -> bool:
             native_id = backend.submit(spec, key=segment.key)
         except SubmissionRejected as error:
             transition(job, JobState.REJECTED, at=now(), reason="scheduler", detail={"words": str(error)[:500]})
+            return False
+        except InvalidSpec as error:
+            # What the job was admitted with has changed since: its owner's Unix user, the partition's GRES.
+            detail = {"field": error.field, "allowed": error.allowed}
+            transition(job, JobState.REJECTED, at=now(), reason="invalid", detail=detail)
             return False
     _apply(claim, native_id, at=now())
     return True
@@ -112,9 +126,8 @@ def _record_unavailable(claim: Claim, error: SchedulerUnavailable, *, at: dateti
     cluster = Cluster.objects.select_for_update().get(pk=claim.job.partition.cluster_id)
     record_failure(cluster, error, at=at)
     if claim.job.dispatch_attempts <= 1:
-        record_event(
-            claim.job, EventKind.DISPATCH_DELAYED, at=at, reason="cluster_down", detail={"words": str(error)[:500]}
-        )
+        # Why is the administrators' business (Cluster.last_error): the error names paths and hosts.
+        record_event(claim.job, EventKind.DISPATCH_DELAYED, at=at, reason="cluster_down")
     _postpone(claim, at=at)
 
 

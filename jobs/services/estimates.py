@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
+from django.utils.translation import get_language
+
 from accounts.models import Partition
 from jobs.estimation import (
     Estimate,
     InvalidInput,
     Machine,
     ParallelPlan,
+    Preset,
     Workload,
     accelerators,
     estimate,
@@ -74,6 +77,11 @@ def estimate_workload(
         return estimate(workload, machine, parsed)
     except InvalidInput as error:
         raise EstimateInvalid(_problem(error, prefix="plan" if plan is not None else "workload")) from error
+
+
+def preset_title(preset: Preset) -> str:
+    """What a known model is called in the reader's language."""
+    return preset.title_zh if (get_language() or "").startswith("zh") and preset.title_zh else preset.title
 
 
 def accelerator_title(code: str) -> str:

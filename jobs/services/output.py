@@ -58,8 +58,13 @@ def _parse_point(line: bytes) -> dict[str, float] | None:
         return None
     if not isinstance(data, dict) or not _is_number(data.get("step")):
         return None
-    return {name: value for name, value in data.items() if _is_number(value) and len(name) <= 64}
+    # Printable: half of a surrogate pair, which JSON may hold, can't be sent on.
+    return {name: value for name, value in data.items() if _is_number(value) and len(name) <= 64 and name.isprintable()}
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Finite, and within floating point: JSON's whole numbers have no end."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False

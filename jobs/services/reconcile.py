@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
+from django.db.models import QuerySet
 
 from accounts.models import Cluster
 from jobs.backends.base import JobStatus, SchedulerBackend, SchedulerUnavailable, UsageRow
@@ -20,6 +21,15 @@ logger = logging.getLogger(__name__)
 _CLOCK_SLACK = timedelta(minutes=10)
 """Accounting is asked from this much before the first hand-over, for clocks that differ."""
 
+_FOLLOWED_COLUMNS = tuple(
+    f"job__{name}"
+    for name in (
+        *("state", "state_reason", "cancel_requested_at"),
+        *("expected_start_at", "missing_since_at", "started_at"),
+    )
+)
+"""What is compared with the scheduler's answer."""
+
 
 def reconcile_clusters(*, now: Callable[[], datetime], lost_after_s: int) -> int:
     """Reconcile every cluster that may be asked. Returns how many jobs changed or were charged."""
@@ -28,6 +38,10 @@ def reconcile_clusters(*, now: Callable[[], datetime], lost_after_s: int) -> int
         try:
             changed += reconcile_cluster(cluster, backend_of(cluster.code), now=now, lost_after_s=lost_after_s)
         except SchedulerUnavailable as error:
+            record_failure(cluster, error, at=now())
+        except Exception as error:
+            # One cluster must not keep the others waiting; the breaker shows it to everybody.
+            logger.exception("cluster %s could not be reconciled", cluster.code)
             record_failure(cluster, error, at=now())
         else:
             record_success(cluster, at=now())
@@ -45,11 +59,15 @@ def reconcile_cluster(
     Raises:
         SchedulerUnavailable: what was applied before stays.
     """
-    segments = list(_active_segments(cluster))
-    statuses = backend.poll([segment.native_id for segment in segments]) if segments else {}
+    active = _active_segments(cluster)
+    seen = list(active.values_list("pk", "key", "native_id", *_FOLLOWED_COLUMNS, named=True))
+    statuses = backend.poll([row.native_id for row in seen]) if seen else {}
+    states = {row.pk: row.job__state for row in seen if _is_news(row, statuses.get(row.native_id))}
     changed = 0
     missing = []
-    for segment in segments:
+    for segment in active.filter(pk__in=states).select_related("job") if states else ():
+        if segment.job.state != states[segment.pk]:
+            continue  # moved on since before the poll, whose answer may be older than that
         status = statuses.get(segment.native_id)
         if status is None or status.key != segment.key:
             missing.append(segment)  # absent is unknown; another key is another's job under a re-used id
@@ -61,13 +79,20 @@ def reconcile_cluster(
     return changed + _account(cluster, backend, missing, at=now(), lost_after_s=lost_after_s)
 
 
-def _active_segments(cluster: Cluster) -> list[JobSegment]:
-    return list(
+def _active_segments(cluster: Cluster) -> QuerySet[JobSegment]:
+    return (
         JobSegment.objects.filter(cluster=cluster, ended_at__isnull=True, job__state__in=IN_SCHEDULER)
         .exclude(native_id="")
-        .select_related("job__partition")
         .order_by("pk")
     )
+
+
+def _is_news(row: Any, status: JobStatus | None) -> bool:
+    """Is there anything to do for a segment? Mostly not, and then its models are never made."""
+    if status is None or status.key != row.key or row.job__cancel_requested_at is not None:
+        return True
+    facts = _facts_of(status) | {"state": status.state, "state_reason": status.reason}
+    return any(getattr(row, f"job__{name}") != value for name, value in facts.items())
 
 
 def _account(
@@ -91,7 +116,7 @@ def _account(
     for segment in unsettled:
         row = rows.get(segment.key)
         if row is not None:
-            changed += settle_segment(segment, row, at=at)
+            changed += _settle_guarded(segment, row, at=at)
     return changed
 
 
@@ -101,15 +126,24 @@ def _apply_guarded(segment: JobSegment, status: JobStatus, *, at: datetime) -> b
     except StaleJob:
         logger.debug("job %s was changed by another worker", segment.job_id)
         return False
+    except Exception:
+        # One job of which the scheduler says something impossible must not keep the others from their ends.
+        logger.exception("what the scheduler says of job %s could not be written", segment.job_id)
+        return False
 
 
-@transaction.atomic
+def _settle_guarded(segment: JobSegment, row: UsageRow, *, at: datetime) -> bool:
+    try:
+        return settle_segment(segment, row, at=at)
+    except Exception:
+        logger.exception("job %s could not be charged", segment.job_id)
+        return False
+
+
 def _apply(segment: JobSegment, status: JobStatus, *, at: datetime) -> bool:
     """Write what the scheduler says of a segment. Returns whether the job's state changed."""
     job = segment.job
-    facts: dict[str, Any] = {"expected_start_at": status.expected_start_at, "missing_since_at": None}
-    if status.started_at is not None:
-        facts["started_at"] = status.started_at
+    facts = _facts_of(status)
     is_end = status.state in TERMINAL
     if is_end:
         facts |= {
@@ -125,14 +159,23 @@ def _apply(segment: JobSegment, status: JobStatus, *, at: datetime) -> bool:
     if status.state not in TRANSITIONS[old]:
         logger.warning("job %s: the scheduler says %s after %s; ignored", job.pk, status.state, old)
         return False
-    transition(job, status.state, at=at, reason=status.reason, **facts)
-    if status.started_at is not None or is_end:
-        JobSegment.objects.filter(pk=segment.pk).update(
-            started_at=status.started_at,
-            ended_at=facts.get("ended_at"),
-            nodes=list(status.nodes),
-        )
+    with transaction.atomic():
+        transition(job, status.state, at=at, reason=status.reason, **facts)
+        if status.started_at is not None or is_end:
+            JobSegment.objects.filter(pk=segment.pk).update(
+                started_at=status.started_at,
+                ended_at=facts.get("ended_at"),
+                nodes=list(status.nodes),
+            )
     return True
+
+
+def _facts_of(status: JobStatus) -> dict[str, Any]:
+    """Columns of the job that the scheduler's answer sets, besides its state."""
+    facts: dict[str, Any] = {"expected_start_at": status.expected_start_at, "missing_since_at": None}
+    if status.started_at is not None:
+        facts["started_at"] = status.started_at
+    return facts
 
 
 def _write_changed(job: Job, facts: Mapping[str, object]) -> None:

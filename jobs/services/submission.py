@@ -20,7 +20,7 @@ from jobs.models import EntryKind, EventKind, Job, JobEvent, Launcher
 from jobs.services import estimates, launching
 from jobs.services.limits import broken_limits, limit_problem
 from jobs.services.problems import FieldProblem, IdempotencyConflict, InvalidRequest, RefusedRequest
-from jobs.services.wording import hours, invalid_value
+from jobs.services.wording import duration_in_words, hours, invalid_value
 from jobs.spec import InvalidSpec
 from jobs.states import JobState
 
@@ -340,9 +340,13 @@ def _time_limit_from(estimate: EngineEstimate, partition: Partition) -> int:
     minutes = suggest_time_limit_minutes(estimate)
     if minutes > partition.max_time_limit_minutes:
         message = _(
-            "The run would take about %(minutes)s minutes; partition %(partition)s allows %(high)s. "
+            "With its margin the run needs a time limit of %(needed)s; partition %(partition)s allows %(allowed)s. "
             "Use more accelerators or fewer tokens, or set a time limit and resume from a checkpoint."
-        ) % {"minutes": minutes, "partition": partition.name, "high": partition.max_time_limit_minutes}
+        ) % {
+            "needed": duration_in_words(minutes * 60),
+            "partition": partition.name,
+            "allowed": duration_in_words(partition.max_time_limit_minutes * 60),
+        }
         raise InvalidRequest(
             [
                 FieldProblem(

@@ -45,7 +45,8 @@ def dashboard_live(request: HttpRequest) -> HttpResponse:
 
 def _live_context(user: User) -> dict[str, Any]:
     now = timezone.now()
-    mine = Job.objects.visible_to(user).filter(user=user).with_names().order_by("-submitted_at", "-pk")
+    mine = Job.objects.visible_to(user).filter(user=user).with_names().without_contents()
+    mine = mine.order_by("-submitted_at", "-pk")
     unfinished = list(mine.unfinished()[: _UNFINISHED_SHOWN + 1])
     recent = list(mine.exclude(ended_at=None)[:_RECENT_SHOWN])
     return {

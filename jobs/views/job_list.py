@@ -23,7 +23,8 @@ PAGE_SIZE = 50
 def job_list(request: HttpRequest) -> HttpResponse:
     """The page; for htmx the list alone; for the poller what is in the list."""
     form = JobFilterForm(request.GET, user=cast(User, request.user), state_labels=STATE_LABELS)
-    page = read_page(form.apply().with_names(), parameters=request.GET, size=PAGE_SIZE)  # type: ignore[attr-defined]
+    jobs = form.apply().with_names().without_contents()  # type: ignore[attr-defined]
+    page = read_page(jobs, parameters=request.GET, size=PAGE_SIZE)
     is_live = request.headers.get("X-Live") == "true"
     is_part = (
         request.headers.get("HX-Request") == "true" and request.headers.get("HX-History-Restore-Request") != "true"

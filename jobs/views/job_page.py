@@ -19,7 +19,7 @@ from jobs.estimation import presets
 from jobs.models import Job, JobEvent
 from jobs.presentation import describe_event, describe_state
 from jobs.services.cancellation import CancelForbidden, cancel_job
-from jobs.services.estimates import accelerator_title
+from jobs.services.estimates import accelerator_title, preset_title
 from jobs.states import IN_SCHEDULER, JobState
 from jobs.tasks import nudge_after_commit
 from jobs.views.estimate_panel import describe_estimate
@@ -149,4 +149,4 @@ def _describe_model(job: Job) -> dict[str, Any] | None:
         return None
     model = job.workload["model"]
     preset = presets().get(model.get("preset", ""))
-    return {**job.workload, "preset": preset, "title": preset.title if preset else _("Own model (config.json)")}
+    return {**job.workload, "preset": preset, "title": preset_title(preset) if preset else _("Own model (config.json)")}

@@ -2,7 +2,7 @@
 
 import uuid
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Self
 
 from django.db.models import Q, QuerySet
@@ -26,10 +26,11 @@ class Position:
         """Read what `str()` wrote; None for anything else."""
         stamp, _separator, job_id = text.partition("_")
         try:
-            position = cls(datetime.fromisoformat(stamp), uuid.UUID(job_id))
-        except ValueError:
+            at = datetime.fromisoformat(stamp)
+            # In UTC: the database refuses offsets that Python takes.
+            return None if at.tzinfo is None else cls(at.astimezone(UTC), uuid.UUID(job_id))
+        except (ValueError, OverflowError):
             return None
-        return position if position.at.tzinfo is not None else None
 
     def __str__(self) -> str:
         return f"{self.at.isoformat()}_{self.job_id}"

@@ -8,7 +8,7 @@ import base64
 import binascii
 import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -118,6 +118,8 @@ def _decode(cursor: str, queryset: QuerySet[Any], ordering: Sequence[str]) -> tu
         values = [column.clean(text, None) for column, text in zip(columns, texts, strict=True)]
         if any(isinstance(value, datetime) and value.tzinfo is None for value in values):
             raise ValueError("a time without a zone")
+        # The database refuses offsets that Python takes.
+        values = [value.astimezone(UTC) if isinstance(value, datetime) else value for value in values]
     except (ValueError, TypeError, binascii.Error, ValidationError, RecursionError, OverflowError) as error:
         raise _invalid("cursor", cursor, allowed) from error
     return direction == "p", values

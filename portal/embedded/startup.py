@@ -243,6 +243,7 @@ def _list_gunicorn_arguments(address: str) -> tuple[str, ...]:
         *("--bind", address),
         *("--worker-class", "gthread", "--workers", str(WEB_WORKERS), "--threads", str(WEB_THREADS)),
         *("--timeout", "60", "--graceful-timeout", "10"),
+        *("--keep-alive", "75"),  # longer than pages and clients wait between two polls
         "--no-control-socket",  # it would be made under $HOME
     )
 

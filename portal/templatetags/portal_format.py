@@ -11,8 +11,10 @@ from math import floor, isfinite, log10
 from typing import Final
 
 from django import template
-from django.utils.translation import get_language, pgettext
+from django.utils.translation import get_language
 from django.utils.translation import gettext as _
+
+from jobs.services.wording import duration_in_words, hours
 
 register = template.Library()
 
@@ -89,12 +91,8 @@ def data_size(value: object) -> str:
 
 @register.filter
 def accelerator_hours(value: object) -> str:
-    """Accelerator-seconds in accelerator-hours, two decimals: 4444200 is "1,234.50". The unit is the heading's."""
-    if value is None or value == "":
-        return MISSING
-    # Decimal, because an amount on a ledger must not show binary rounding.
-    hours = Decimal(str(value)) / 3600
-    return f"{hours:,.2f}"
+    """Accelerator-seconds in accelerator-hours: 4444200 is "1,234.50", 18 is "0.0050". The unit is the heading's."""
+    return MISSING if value is None or value == "" else hours(Decimal(str(value)))
 
 
 @register.filter
@@ -107,29 +105,7 @@ def duration(value: object) -> str:
     number = _read_number(value)
     if number is None:
         return MISSING
-    seconds = round(abs(number))
-    if seconds >= 86_400 - 30:
-        hours = round(seconds / 3600)
-        parts = [(hours // 24, "d"), (hours % 24, "h")]
-    elif seconds >= 3600 - 30:
-        minutes = round(seconds / 60)
-        parts = [(minutes // 60, "h"), (minutes % 60, "min")]
-    else:
-        parts = [(seconds // 60, "min"), (seconds % 60, "s")]
-    words = [_write_time_unit(count, unit) for count, unit in parts if count]
-    text = NO_BREAK_SPACE.join(words) if words else _write_time_unit(0, "s")
-    return f"−{text}" if number < 0 and seconds else text
-
-
-def _write_time_unit(count: int, unit: str) -> str:
-    """One part of a duration in the reader's language."""
-    patterns = {
-        "d": pgettext("duration", "%(count)s d"),
-        "h": pgettext("duration", "%(count)s h"),
-        "min": pgettext("duration", "%(count)s min"),
-        "s": pgettext("duration", "%(count)s s"),
-    }
-    return (patterns[unit] % {"count": f"{count:,}"}).replace(" ", NO_BREAK_SPACE)
+    return duration_in_words(number)
 
 
 @register.filter

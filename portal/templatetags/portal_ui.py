@@ -102,7 +102,7 @@ def moment(value: datetime | None, style: str = "both", now: datetime | None = N
 
     Args:
         value: an aware time; None is written as an en dash.
-        style: "both" (absolute, then relative), "relative" (absolute as tooltip) or "absolute".
+        style: "both" (absolute, then relative), "relative" (absolute as tooltip), "absolute" or "exact" (with seconds).
         now: the time to count from, if not the present.
     """
     if value is None:
@@ -111,13 +111,14 @@ def moment(value: datetime | None, style: str = "both", now: datetime | None = N
     absolute = local.strftime("%Y-%m-%d %H:%M")
     exact = f"{local:%Y-%m-%d %H:%M:%S} {local.tzname()}"
     stamp = value.astimezone(UTC).isoformat(timespec="seconds")
-    if style == "absolute":
-        return format_html('<time datetime="{}" title="{}">{}</time>', stamp, exact, absolute)
+    if style in ("absolute", "exact"):
+        shown = absolute if style == "absolute" else f"{local:%Y-%m-%d %H:%M:%S}"
+        return format_html('<time datetime="{}" title="{}">{}</time>', stamp, exact, shown)
     relative = _write_relative(value, now=now or timezone.now())
     if style == "relative":
         return format_html('<time datetime="{}" title="{}" data-relative>{}</time>', stamp, exact, relative)
     if style != "both":
-        raise ValueError(f"style must be both, relative or absolute, not {style!r}")
+        raise ValueError(f"style must be both, relative, absolute or exact, not {style!r}")
     return format_html(
         '<time datetime="{}" title="{}">{} <span class="text-secondary" data-relative="{}">{}</span></time>',
         stamp,

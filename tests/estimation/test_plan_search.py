@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jobs.estimation import InvalidInput, Machine, ParallelPlan, Workload, estimate, estimate_best, search
 from jobs.estimation.geometry import find_violations
 from jobs.estimation.plan import PlanColumns
-from jobs.estimation.plan_search import MICRO_BATCH_SIZES, VIRTUAL_STAGES
+from jobs.estimation.plan_search import MICRO_BATCH_SIZES, ROOMY_MEMORY_SHARE, VIRTUAL_STAGES
 
 MACHINE = Machine.from_catalog("a800-80g")
 
@@ -62,9 +62,18 @@ def test_search_evaluates_the_whole_space():
 
 
 @given(plan=st.sampled_from(SPACE))
-def test_no_plan_of_the_space_beats_the_best(plan):
+def test_no_plan_with_head_room_beats_the_best(plan):
     result = estimate(WORKLOAD, MACHINE, plan)
-    assert not result.fits or result.step_s >= FOUND.best.step_s * (1 - 1e-12)
+    has_room = result.memory_bytes <= ROOMY_MEMORY_SHARE * result.memory_capacity_bytes
+    assert not has_room or result.step_s >= FOUND.best.step_s * (1 - 1e-12)
+
+
+def test_a_tight_plan_is_ranked_after_all_that_have_head_room_and_chosen_only_if_none_has():
+    ranked = search(WORKLOAD, MACHINE, 8, top=1000).ranked
+    tight = [item.memory_bytes > ROOMY_MEMORY_SHARE * item.memory_capacity_bytes for item in ranked]
+    assert tight == sorted(tight)
+    assert {True, False} <= set(tight), "the space has both kinds"
+    assert not tight[0]
 
 
 def test_estimate_of_the_best_plan_is_the_searchs_own_answer():

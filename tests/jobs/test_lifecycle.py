@@ -224,6 +224,22 @@ class TestMissing:
         assert (job.state, centre.balance()) == (JobState.LOST, (HOLD_S, 0))
         assert job.state not in TERMINAL
 
+    def test_only_staff_can_write_a_lost_job_off_and_then_its_hold_comes_back(self, centre: Centre) -> None:
+        job = centre.submit()
+        centre.tick()
+        centre.tick(1)
+        centre.backend.forget(native_id(job))
+        centre.tick(1)
+        centre.tick(LOST_AFTER_S + 1)
+        cancel_job(job=job, user=centre.user, at=centre.now())
+        job.refresh_from_db()
+        assert (job.state, centre.balance()) == (JobState.LOST, (HOLD_S, 0))
+        cancel_job(job=job, user=make_user(is_staff=True), at=centre.now())
+        centre.tick(1)
+        job.refresh_from_db()
+        assert (job.state, job.charged_s, centre.balance()) == (JobState.CANCELLED, 0, (0, 0))
+        assert ledger.find_mismatches() == []
+
     def test_another_job_under_a_reused_id_is_never_taken_for_ours(self, centre: Centre) -> None:
         mine, other = centre.submit(), centre.submit()
         centre.tick()
