@@ -1,0 +1,23 @@
+"""The back-office works under its content policy, in a real browser."""
+
+import pytest
+
+from tests.browser.conftest import Browser, browser, portal
+
+__all__ = ["browser", "portal"]
+
+pytestmark = pytest.mark.browser
+
+
+def test_the_back_office_works_under_its_policy(browser: Browser) -> None:
+    browser.open("/admin/accounts/user/add/")
+    assert "/account/login/" in browser.driver.current_url
+    browser.find("[name=login]").send_keys("admin")
+    browser.find("[name=password]").send_keys(browser.portal.passwords["admin"])
+    browser.find("[name=password]").submit()
+    browser.wait(lambda: browser.driver.current_url.endswith("/admin/accounts/user/add/"))
+    for page in ("", "accounts/project/add/", "accounts/allocation/add/", "jobs/job/", "accounts/user/?q=lin"):
+        browser.open(f"/admin/{page}")
+        assert "Training Portal" in browser.driver.title
+        assert browser.driver.execute_script("return typeof window.Alpine") == "object"
+    assert [words for words in browser.complaints() if "Content Security Policy" in words] == []
