@@ -5,7 +5,7 @@ STAMP := .venv/installed
 PYTEST_ARGS ?= -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status logs test lint format requirements messages
+.PHONY: help install demo up down status logs test bench lint format requirements messages
 
 help: ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ logs: install ## follow the log of a portal that runs in the background
 
 test: install ## all tests, on a PostgreSQL and a Valkey of their own
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: install ## measure beside baselines of the same run; ARGS="ledger race" for some (docs/benchmarks.md)
+	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 lint: install ## style, types, architecture, migrations, translations: the same checks as in CI
 	$(BIN)/ruff check .

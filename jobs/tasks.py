@@ -9,6 +9,8 @@ from django.utils import timezone
 
 from jobs.services import admission, clusters, dispatch, reconcile
 
+DISPATCH_BATCH = 20
+
 
 @shared_task(name="jobs.estimate_submitted_jobs")
 def estimate_submitted_jobs() -> None:
@@ -24,8 +26,11 @@ def release_held_jobs() -> None:
 
 @shared_task(name="jobs.dispatch_queued_jobs")
 def dispatch_queued_jobs() -> None:
-    if dispatch.dispatch_queued_jobs(now=timezone.now, lease_s=settings.DISPATCH_LEASE_S):
+    accepted = dispatch.dispatch_queued_jobs(now=timezone.now, lease_s=settings.DISPATCH_LEASE_S, limit=DISPATCH_BATCH)
+    if accepted:
         reconcile_clusters.delay()
+    if accepted == DISPATCH_BATCH:
+        dispatch_queued_jobs.delay()  # there are more: don't wait for the next tick
 
 
 @shared_task(name="jobs.reconcile_clusters")
