@@ -1,7 +1,7 @@
 """Properties of the plan: nothing is given twice, and nobody overtakes at another's cost."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jobs.backends.local.scheduling import (
@@ -77,6 +77,14 @@ def test_later_jobs_never_change_the_start_of_earlier_ones(pool: Pool, queue: li
 
 
 @given(pool=pools, queue=queues, ends_early=st.lists(st.floats(0.1, 1.0), min_size=12, max_size=12))
+@example(  # a running job close to its time limit once pushed the promise back
+    pool=Pool(nodes=3, devices_per_node=0, jobs_per_node=1),
+    queue=[
+        *(WaitingJob(job_id=number, nodes=1, devices_per_node=0, time_limit_s=1.0) for number in range(3)),
+        WaitingJob(job_id=3, nodes=3, devices_per_node=0, time_limit_s=1.0),
+    ],
+    ends_early=[1.0, 0.5, 0.75, *[1.0] * 9],
+)
 def test_the_head_of_the_queue_starts_no_later_than_it_was_promised(
     pool: Pool, queue: list[WaitingJob], ends_early: list[float]
 ) -> None:

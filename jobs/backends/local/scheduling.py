@@ -77,7 +77,9 @@ def plan_queue(
             if placement.node < pool.nodes:
                 used[placement.node].update(placement.devices)
                 here = sum(device < pool.devices_per_node for device in placement.devices)
-                profile.occupy((placement.node,), here, start=now, end=max(job.ends_at, now + OVERDUE_S))
+                # Only a job past its end: one that is near it must not push back what was promised to others.
+                end = job.ends_at if job.ends_at > now else now + OVERDUE_S
+                profile.occupy((placement.node,), here, start=now, end=end)
     reservations = []
     for asked in waiting:
         if asked.nodes > pool.nodes or asked.devices_per_node > pool.devices_per_node:
