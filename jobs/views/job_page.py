@@ -121,8 +121,7 @@ def _live_context(job: Job, user: User) -> dict[str, Any]:
         # On a partition of CPU cores, host memory is the memory that was estimated.
         "is_host_memory": job.partition.accelerator == "host-cpu",
         "is_in_scheduler": job.state in IN_SCHEDULER,
-        "may_cancel": not job.is_terminal
-        and access.may_cancel_job(user, owner_id=job.user_id, project_id=job.project_id),
+        "may_cancel": _may_ask_for_end(job, user),
         "interval_s": _interval_s(job),
     }
 
@@ -150,3 +149,10 @@ def _describe_model(job: Job) -> dict[str, Any] | None:
     model = job.workload["model"]
     preset = presets().get(model.get("preset", ""))
     return {**job.workload, "preset": preset, "title": preset_title(preset) if preset else _("Own model (config.json)")}
+
+
+def _may_ask_for_end(job: Job, user: User) -> bool:
+    """Once is enough, but for a lost job: staff write it off, whoever asked before."""
+    if job.is_terminal or not access.may_cancel_job(user, owner_id=job.user_id, project_id=job.project_id):
+        return False
+    return job.cancel_requested_at is None or (job.state == JobState.LOST and user.is_staff)

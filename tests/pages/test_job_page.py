@@ -7,7 +7,7 @@ from django.urls import reverse
 from accounts.models import Cluster, User
 from jobs.models import Job
 from jobs.states import JobState
-from tests.factories import make_policy
+from tests.factories import make_policy, make_user
 from tests.jobs.conftest import Centre, native_id
 from tests.pages.conftest import SignIn
 
@@ -150,3 +150,22 @@ def test_every_state_has_a_page(centre: Centre, owner: Client, sign_in: SignIn, 
     Job.objects.update(state=state, state_reason="Priority")
     page_of(owner, job)
     assert owner.get("/jobs/").status_code == 200
+
+
+def test_staff_can_write_a_lost_job_off_although_its_owner_asked_for_its_end_before(
+    centre: Centre, owner: Client, sign_in: SignIn
+) -> None:
+    job = centre.submit()
+    centre.tick()
+    centre.tick(1)
+    centre.backend.forget(str(job.segments.get().native_id))
+    centre.tick(1)
+    centre.tick(301)
+    cancel = f"{job.get_absolute_url()}/cancel"
+    owner.post(cancel)
+    assert 'form="cancel-form"' not in owner.get(job.get_absolute_url()).content.decode()
+    staff = sign_in(make_user(is_staff=True))
+    assert 'form="cancel-form"' in staff.get(job.get_absolute_url()).content.decode()
+    staff.post(cancel)
+    job.refresh_from_db()
+    assert (job.state, job.charged_s, centre.balance()) == ("CANCELLED", 0, (0, 0))
