@@ -4,6 +4,7 @@ import os
 from collections.abc import Generator, Iterator
 
 import pytest
+from django.utils import translation
 
 from jobs.backends.dummy import DummyBackend
 
@@ -14,6 +15,13 @@ def _forget_dummy_scheduler() -> Iterator[None]:
     DummyBackend.reset()
     yield
     DummyBackend.reset()
+
+
+@pytest.fixture(autouse=True)
+def _speak_english() -> Iterator[None]:
+    """A request leaves its language switched on for the thread, as Django's middleware does: not for the next test."""
+    with translation.override("en"):
+        yield
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -47,7 +48,7 @@ class Browser:
         self.find("[name=login]").send_keys(user)
         self.find("[name=password]").send_keys(self.portal.passwords[user])
         self.find("[name=password]").submit()
-        self.wait(lambda: "/account/login" not in self.driver.current_url)
+        self.wait(lambda: "/account/login" not in self.driver.current_url, why="not signed in")
 
     def find(self, selector: str) -> WebElement:
         return self.driver.find_element(By.CSS_SELECTOR, selector)
@@ -71,8 +72,12 @@ class Browser:
         element.clear()
         element.send_keys(value)
 
-    def wait(self, condition: Callable[[], Any], *, seconds: float = 20, why: str = "") -> Any:
-        return WebDriverWait(self.driver, seconds, poll_frequency=0.2).until(lambda _: condition(), message=why)
+    def wait(self, condition: Callable[[], Any], *, seconds: float = 60, why: str = "") -> Any:
+        # An element may be replaced by a live part between being found and being read: look again then.
+        waiting = WebDriverWait(
+            self.driver, seconds, poll_frequency=0.2, ignored_exceptions=[StaleElementReferenceException]
+        )
+        return waiting.until(lambda _: condition(), message=why)
 
     def complaints(self) -> list[str]:
         """Errors and policy violations that the console has shown since the last call."""

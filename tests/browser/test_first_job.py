@@ -36,11 +36,11 @@ def test_a_job_submitted_by_form_is_estimated_live_and_watched_to_its_end_withou
     browser.find("#job-form button[type=submit]").click()
     browser.wait(lambda: browser.driver.current_url.rsplit("/", 1)[-1].count("-") == 4, why="no job page")
     browser.driver.execute_script("window.sameDocument = true")
-    browser.wait(lambda: "Running" in browser.text("main"), seconds=30, why="never seen running")
+    browser.wait(lambda: "Running" in browser.text("main"), why="never seen running")
     browser.wait(lambda: "Completed" in browser.text("main"), seconds=90, why="never seen completed")
-    browser.wait(lambda: "Charged" in browser.text("main"), seconds=30, why="never seen charged")
+    browser.wait(lambda: "Charged" in browser.text("main"), why="never seen charged")
     browser.wait(lambda: '"event": "summary"' in browser.text(".log-pane"), why="the log was not followed")
-    assert browser.driver.find_elements("css selector", "canvas"), "no loss curve"
+    browser.wait(lambda: browser.driver.find_elements("css selector", "#curves canvas"), why="no loss curve")
     assert browser.driver.execute_script("return window.sameDocument") is True
     assert browser.complaints() == []
 
@@ -54,11 +54,11 @@ def test_a_running_job_is_cancelled_after_a_question_and_pays_for_what_it_used(b
     browser.sign_in("lin")
     fill_in(browser, script="#!/bin/bash\nsleep 600\n")
     browser.find("#job-form button[type=submit]").click()
-    browser.wait(lambda: "Running" in browser.text("main"), seconds=30, why="never seen running")
+    browser.wait(lambda: "Running" in browser.text("main"), why="never seen running")
     browser.find("button[form=cancel-form]").click()
     browser.wait(lambda: browser.find("dialog[open]").is_displayed(), why="no question asked")
     browser.find("dialog[open] [data-confirm-agree]").click()
-    browser.wait(lambda: "Cancelled" in browser.text("main"), seconds=30, why="never seen cancelled")
+    browser.wait(lambda: "Cancelled" in browser.text("main"), why="never seen cancelled")
     assert browser.complaints() == []
 
 
@@ -66,7 +66,7 @@ def test_the_language_is_switched_and_stays(browser: Browser) -> None:
     browser.sign_in("lin")
     browser.open("/")
     browser.driver.execute_script("document.querySelector('form[action*=setlang] [value=zh-hans]').click()")
-    browser.wait(lambda: browser.find("html").get_attribute("lang") == "zh-hans")
+    browser.wait(lambda: browser.find("html").get_attribute("lang") == "zh-hans", why="the language did not change")
     browser.open("/jobs/")
     assert browser.find("html").get_attribute("lang") == "zh-hans"
     assert browser.complaints() == []
