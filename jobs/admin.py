@@ -11,7 +11,8 @@ from django.utils.translation import ngettext
 from unfold.admin import TabularInline
 
 from accounts.admin import ReadOnlyAdmin
-from jobs.models import Estimate, Job, JobEvent, JobSegment, UsageRecord
+from jobs.models import CalibrationVersion, Estimate, Job, JobEvent, JobSegment, Measurement, UsageRecord
+from jobs.services.calibration import OtherEngine, activate_version, deactivate
 from jobs.services.cancellation import cancel_job
 from jobs.tasks import nudge_after_commit
 
@@ -62,11 +63,68 @@ class JobAdmin(ReadOnlyAdmin):
 
 @admin.register(Estimate)
 class EstimateAdmin(ReadOnlyAdmin):
-    list_display = ("job", "fits", "memory_bytes", "step_s", "duration_s", "engine_version", "created_at")
-    list_select_related = ("job",)
+    list_display = (
+        "job",
+        "fits",
+        "memory_bytes",
+        "step_s",
+        "duration_s",
+        "engine_version",
+        "calibration",
+        "created_at",
+    )
+    list_select_related = ("job", "calibration")
 
 
 @admin.register(UsageRecord)
 class UsageRecordAdmin(ReadOnlyAdmin):
     list_display = ("segment", "devices", "elapsed_s", "charged_s", "shortfall_s", "max_rss_bytes", "ended_at")
     list_select_related = ("segment",)
+
+
+@admin.register(Measurement)
+class MeasurementAdmin(ReadOnlyAdmin):
+    list_display = ("job", "step_s", "steps", "memory_bytes", "refusal", "measured_at")
+    list_filter = ("refusal",)
+    list_select_related = ("job",)
+    ordering = ("-pk",)
+
+
+@admin.register(CalibrationVersion)
+class CalibrationVersionAdmin(ReadOnlyAdmin):
+    list_display = (
+        *("id", "is_active", "created_at", "created_by", "engine_version", "jobs_used"),
+        *("activated_at", "activated_by", "note"),
+    )
+    list_filter = ("is_active", "engine_version")
+    list_select_related = ("created_by", "activated_by")
+    ordering = ("-pk",)
+    actions = ("use_selected", "use_none")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[CalibrationVersion]:
+        versions: QuerySet[CalibrationVersion] = super().get_queryset(request)
+        return versions.defer("factors")
+
+    @admin.action(description=_("Use this version"))
+    def use_selected(self, request: HttpRequest, queryset: QuerySet[CalibrationVersion]) -> None:
+        if len(chosen := list(queryset)) != 1:
+            messages.error(request, _("Select one version: only one can be in use."))
+            return
+        try:
+            version = activate_version(chosen[0].pk, at=timezone.now(), by=request.user)  # type: ignore[arg-type]
+        except OtherEngine as error:
+            messages.error(
+                request,
+                _("Version %(version)s was learnt for engine %(engine)s; it can't correct this one.")
+                % {"version": error.version.pk, "engine": error.version.engine_version},
+            )
+        else:
+            messages.success(request, _("Calibration version %(version)s is in use.") % {"version": version.pk})
+
+    @admin.action(description=_("Use none: estimates are the engine's own"))
+    def use_none(self, request: HttpRequest, queryset: QuerySet[CalibrationVersion]) -> None:
+        version = deactivate(by=request.user)  # type: ignore[arg-type]
+        if version is None:
+            messages.info(request, _("No calibration was in use."))
+        else:
+            messages.success(request, _("Calibration version %(version)s is out of use.") % {"version": version})

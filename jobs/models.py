@@ -170,10 +170,84 @@ class Job(models.Model):
         return not self.is_terminal or self.settled_at is None
 
 
+class CalibrationVersion(models.Model):
+    """What finished jobs taught about the engine's estimates, at one time; at most one version is in use.
+
+    Only which one is in use ever changes: estimates point at the version that corrected them. A version corrects the
+    engine that it was learnt for and no other; a new engine needs a new one.
+    """
+
+    created_at = models.DateTimeField(_("created at"))
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        null=True,
+        on_delete=models.PROTECT,
+        related_name="+",
+        verbose_name=_("created by"),
+        help_text=_("Empty: by the daily task or the command line."),
+    )
+    is_active = models.BooleanField(_("in use"), default=False)
+    activated_at = models.DateTimeField(_("in use since"), null=True)
+    activated_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="+", verbose_name=_("put in use by")
+    )
+    engine_version = models.CharField(_("engine"), max_length=32)
+    method_version = models.PositiveIntegerField(_("method"))
+    jobs_used = models.PositiveIntegerField(_("jobs used"))
+    factors = models.JSONField(_("factors"))
+    evidence = models.JSONField(_("evidence"), default=dict)
+    note = models.CharField(_("note"), max_length=200, blank=True)
+
+    class Meta:
+        verbose_name = _("calibration version")
+        verbose_name_plural = _("calibration versions")
+        constraints = [
+            models.UniqueConstraint(
+                fields=["is_active"], condition=Q(is_active=True), name="jobs_calibrationversion_one_active"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.pk} ({self.engine_version})"
+
+
+class Measurement(models.Model):
+    """What a job that ended measured of itself; read once, since files on a cluster don't stay.
+
+    `step_s` is the median time of an optimizer step, `memory_bytes` the peak of the fullest accelerator. `refusal` is
+    a code that says why the job teaches nothing; then both may be empty.
+    """
+
+    job = models.OneToOneField(Job, on_delete=models.CASCADE, related_name="measurement")
+    step_s = models.FloatField(null=True)
+    steps = models.PositiveBigIntegerField(default=0)
+    memory_bytes = models.PositiveBigIntegerField(null=True)
+    refusal = models.CharField(max_length=32, blank=True)
+    measured_at = models.DateTimeField()
+
+    class Meta:
+        verbose_name = _("measurement")
+        verbose_name_plural = _("measurements")
+        constraints = [
+            models.CheckConstraint(
+                condition=~Q(refusal="") | Q(step_s__gt=0), name="jobs_measurement_usable_has_step_time"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.job_id} {self.refusal or self.step_s}"
+
+
 class Estimate(models.Model):
-    """What the engine said a job needs when it was admitted. Immutable: a new engine makes a new row."""
+    """What the engine said a job needs when it was admitted. Immutable: a new engine makes a new row.
+
+    `calibration` is the version that corrected it; without one, it is the engine's own.
+    """
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="estimates")
+    calibration = models.ForeignKey(
+        CalibrationVersion, null=True, on_delete=models.PROTECT, related_name="estimates", verbose_name=_("calibration")
+    )
     inputs = models.JSONField()
     result = models.JSONField()
     fits = models.BooleanField()

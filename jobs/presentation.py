@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from django.utils.translation import gettext, gettext_lazy, pgettext_lazy
+from django.utils.translation import gettext, gettext_lazy, ngettext, pgettext_lazy
 from django.utils.translation import gettext as _
 
 from jobs.models import EventKind, Job, JobEvent
 from jobs.services.allowed_wording import describe_allowed
+from jobs.services.calibration import describe_calibration
 from jobs.services.wording import hours
 from jobs.states import JobState
 
@@ -102,6 +103,41 @@ _SCOPES = {
     "centre": gettext_lazy("at this centre"),
     "project": gettext_lazy("for this project"),
 }
+
+
+# What the engine says an estimate rests on, where it gives no count of published runs.
+BASIS_WORDING = {
+    "fitted_to_published_runs": gettext_lazy("Rests on published runs on this accelerator."),
+    "same_architecture_as_fitted": gettext_lazy("Rests on published runs on accelerators of the same family."),
+    "datasheet_only": gettext_lazy(
+        "Rests on the accelerator's data sheet: no published runs on it or its family are known."
+    ),
+    "measured_peak": gettext_lazy("Rests on the rate measured on this partition."),
+    "one_machine": gettext_lazy("Rests on runs on one machine of this kind."),
+}
+
+
+def describe_basis(result: Mapping[str, Any]) -> str:
+    """What an estimate (as stored) rests on: published runs, and finished jobs of this centre."""
+    basis, runs = result["basis"], result.get("rests_on") or {}
+    if basis == "fitted_to_published_runs" and runs:
+        text = ngettext(
+            "Rests on %(count)d published run on this accelerator.",
+            "Rests on %(count)d published runs on this accelerator.",
+            runs["accelerator"],
+        ) % {"count": runs["accelerator"]}
+    elif basis == "same_architecture_as_fitted" and runs:
+        text = ngettext(
+            "Rests on %(count)d published run on accelerators of the same family.",
+            "Rests on %(count)d published runs on accelerators of the same family.",
+            runs["family"],
+        ) % {"count": runs["family"]}
+    else:
+        text = str(BASIS_WORDING.get(basis, basis))
+    if not runs:
+        return text
+    jobs = result.get("calibration") or {"level": "none", "jobs_at_level": {}}
+    return f"{text} {describe_calibration(jobs)}"
 
 
 def describe_state(job: Job) -> str:

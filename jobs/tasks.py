@@ -7,7 +7,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from jobs.services import admission, clusters, dispatch, reconcile
+from jobs.services import admission, clusters, dispatch, recalibration, reconcile
 
 DISPATCH_BATCH = 20
 
@@ -41,6 +41,11 @@ def reconcile_clusters() -> None:
 @shared_task(name="jobs.sync_inventory")
 def sync_inventory() -> None:
     clusters.sync_inventory(at=timezone.now())
+
+
+@shared_task(name="jobs.calibrate")
+def calibrate() -> None:
+    recalibration.recalibrate(at=timezone.now())
 
 
 def nudge_after_commit(*, cancelled: bool = False) -> None:

@@ -12,6 +12,9 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(["jobs"])
 
 
+_DAY_S = 24 * 3600
+
+
 def _every(task: str, seconds: float) -> dict[str, object]:
     # `expires` keeps ticks from piling up while no worker runs.
     return {"task": task, "schedule": seconds, "options": {"expires": max(seconds, 5)}}
@@ -23,4 +26,5 @@ app.conf.beat_schedule = {
     "reconcile": _every("jobs.reconcile_clusters", settings.POLL_INTERVAL_S),
     "release-held": _every("jobs.release_held_jobs", 5 * settings.POLL_INTERVAL_S),
     "inventory": _every("jobs.sync_inventory", 5 * settings.POLL_INTERVAL_S),
+    "calibrate": _every("jobs.calibrate", _DAY_S),
 }

@@ -243,7 +243,17 @@ def test_both_guides_have_the_same_parts() -> None:
 
 def variables_of_a_job() -> set[str]:
     """What a job starts with from the launcher and the local backend, as the portal calls them, on any accelerator."""
-    plan = Plan(sequence_length=4096, recomputation="full", precision="bf16")
+    plan = Plan(
+        sequence_length=4096,
+        recomputation="full",
+        precision="bf16",
+        virtual_stages=2,
+        sequence_parallel=True,
+        recomputed_layers=1,
+        zero_group=8,
+        pipeline_schedule="zero_bubble",
+        offload="optimizer",
+    )
     common = {"key": "0123456789-1", "name": "job", "partition": "a", "nodes": 1, "slurm_account": "lab"}
     request = LaunchRequest(
         **common, devices_per_node=1, time_limit_minutes=10, entry=UserScript("#!/bin/sh\n"), plan=plan

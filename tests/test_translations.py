@@ -1,6 +1,7 @@
 """Chinese is whole: every string is collected, translated and compiled; no page, no problem falls back to English."""
 
 import ast
+import itertools
 import json
 import os
 import re
@@ -24,7 +25,7 @@ from django.urls import reverse
 from django.utils import translation
 
 from accounts.models import User
-from jobs.estimation.geometry import RULES
+from jobs.estimation.plan_rules import RULES
 from jobs.models import EventKind, Job, JobEvent
 from jobs.presentation import describe_event, describe_reason
 from jobs.services.allowed_wording import ALLOWED_TEXTS, describe_allowed
@@ -148,35 +149,78 @@ def test_a_fresh_collection_finds_what_the_catalogue_has(tmp_path: Path, catalog
 
 
 def texts_of(node: ast.expr, assigned: dict[str, list[ast.expr]]) -> set[str]:
-    """The texts that an expression may give, with {} for what is put in."""
+    """The texts that an expression may give, with {} for what is put in.
+
+    `assigned` has the values of local names, and under "name()" what the module's functions return.
+    """
     if isinstance(node, ast.Constant):
         return {node.value} if isinstance(node.value, str) else {"{}"}
     if isinstance(node, ast.JoinedStr):
-        return {"".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)}  # type: ignore[misc]
+        parts = [texts_of(part, assigned) for part in node.values]
+        return {"".join(words) for words in itertools.product(*parts)}
+    if isinstance(node, ast.FormattedValue):
+        return texts_of(node.value, assigned) if isinstance(node.value, ast.Call) else {"{}"}
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return {left + right for left in texts_of(node.left, assigned) for right in texts_of(node.right, assigned)}
     if isinstance(node, ast.IfExp):
         return texts_of(node.body, assigned) | texts_of(node.orelse, assigned)
-    if isinstance(node, ast.Name) and node.id in assigned:
-        return {text for value in assigned[node.id] for text in texts_of(value, assigned)}
+    name = node.id if isinstance(node, ast.Name) else ""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        name = f"{node.func.id}()"
+    if name in assigned:
+        return {text for value in assigned[name] for text in texts_of(value, assigned)}
     return {"{}"}
 
 
+# Where the callables that refuse a value take what is allowed.
+REFUSALS: Final = {"InvalidInput": 2, "InvalidSpec": 2, "_match": 3, "refuse": 1, "_refuse": 1}
+
+
 def allowed_texts(path: Path) -> set[str]:
-    """What a module's InvalidInput, InvalidSpec and _match say is allowed."""
+    """What a module's refusals say is allowed."""
     tree = ast.parse(path.read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    returned = {
+        f"{function.name}()": [node.value for node in ast.walk(function) if isinstance(node, ast.Return) and node.value]
+        for function in functions
+        if isinstance(function.returns, ast.Name) and function.returns.id == "str"
+    }
     found: set[str] = set()
-    for scope in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]:
-        assigned: dict[str, list[ast.expr]] = {}
+    for scope in functions:
+        assigned: dict[str, list[ast.expr]] = dict(returned)
         for node in ast.walk(scope):
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
                 assigned.setdefault(node.targets[0].id, []).append(node.value)
         for node in ast.walk(scope):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                position = {"InvalidInput": 2, "InvalidSpec": 2, "_match": 3}.get(node.func.id)
-                if position is not None:
-                    found |= texts_of(node.args[position], assigned)
+            if isinstance(node, ast.Call):
+                called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                if called in REFUSALS:
+                    found |= texts_of(node.args[REFUSALS[called]], assigned)
     return {re.sub(r"(\{\}|\b\d{4}\b)+", "{}", text) for text in found} - {"{}"}
+
+
+def imported_modules(path: Path) -> set[Path]:
+    """Files of the estimator that a module imports anywhere, their packages included."""
+    found: set[Path] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jobs.estimation"):
+            place = ROOT.joinpath(*(node.module or "").split("."))
+            found |= {place.with_suffix(".py"), place / "__init__.py"}
+            found |= {(place / name.name).with_suffix(".py") for name in node.names}
+    return {file for file in found if file.is_file()}
+
+
+def modules_in_use() -> set[Path]:
+    """Files of the estimator that the portal reaches; the rest is for the command line and for who studies runs."""
+    estimation = ROOT / "jobs" / "estimation"
+    portal = (path for name in ("accounts", "jobs", "portal") for path in (ROOT / name).rglob("*.py"))
+    waiting = {file for path in portal if estimation not in path.parents for file in imported_modules(path)}
+    reached: set[Path] = set()
+    while waiting:
+        path = waiting.pop()
+        reached.add(path)
+        waiting |= imported_modules(path) - reached
+    return reached
 
 
 def source_texts() -> set[str]:
@@ -184,14 +228,17 @@ def source_texts() -> set[str]:
         ROOT / "jobs" / "spec.py",
         ROOT / "jobs" / "services" / "estimates.py",
         *(ROOT / "jobs" / "launch").glob("*.py"),
-        *(path for path in (ROOT / "jobs" / "estimation").glob("*.py") if path.name != "cli.py"),
+        *modules_in_use(),
     ]
     texts = set().union(*(allowed_texts(path) for path in paths))
     return texts | {re.sub(r"\{\w+\}", "{}", allowed) for _field, allowed in RULES.values()}
 
 
 # What only a programmer, or who edits the estimator's catalogue, can get wrong.
-OF_PROGRAMMERS: Final = {"those of the template: {}", "at least one of {}", "a UserScript or a Command", "a Plan"}
+OF_PROGRAMMERS: Final = {
+    *("those of the template: {}", "at least one of {}", "a list", "a list of groups", "{}, this engine's"),
+    *("a UserScript or a Command", "a Plan", "either accelerator_s or price, not both"),
+}
 
 
 def test_all_that_the_pure_code_allows_is_listed_for_translation_and_nothing_else() -> None:

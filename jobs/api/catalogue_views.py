@@ -15,7 +15,8 @@ from accounts.api.base import ApiView, ListView
 from accounts.api.fields import UtcDateTimeField
 from accounts.models import Partition
 from jobs.api.estimate_serializers import EstimateRequestSerializer, QuoteSerializer
-from jobs.estimation import Accelerator, Preset, accelerators, presets
+from jobs.estimation import Accelerator, Machine, Preset, accelerators, presets
+from jobs.estimation.uncertainty import count_evidence, load_evidence
 from jobs.services.estimates import accelerator_title, preset_title
 from jobs.services.quoting import QuoteRequest, quote_run
 
@@ -65,6 +66,9 @@ class PresetSerializer(serializers.Serializer[Any]):
     title = serializers.SerializerMethodField()
     group = serializers.CharField()
     parameters = serializers.IntegerField(source="architecture.parameters")
+    active_parameters = serializers.IntegerField(
+        source="architecture.active_parameters", help_text="Those that a token passes; fewer in a mixture of experts."
+    )
     architecture = serializers.DictField(source="architecture.to_dict")
     defaults = serializers.DictField(help_text="Fields of a workload that it sets.")
     source_url = serializers.CharField()
@@ -86,9 +90,22 @@ class AcceleratorSerializer(serializers.Serializer[Any]):
     inter_node_bytes_per_s = serializers.FloatField()
     devices_per_node = serializers.IntegerField()
     tdp_w = serializers.FloatField()
-    basis = serializers.CharField(source="efficiency.basis", help_text="What its efficiencies rest on.")
+    family = serializers.CharField(help_text="Accelerators of one family share what published runs taught.")
+    allowed_device_counts = serializers.ListField(
+        child=serializers.IntegerField(), help_text="Accelerators that a job within one node may have."
+    )
+    scale_up_devices = serializers.IntegerField(help_text="Accelerators that reach each other at the intra-node rate.")
+    supernode_devices = serializers.IntegerField(
+        allow_null=True, help_text="Accelerators between which the network doesn't block; null where it blocks nowhere."
+    )
+    published_runs = serializers.SerializerMethodField(
+        help_text="Published runs behind its estimates: on this accelerator, on its family, and in all."
+    )
     source_url = serializers.CharField()
     source_status = serializers.CharField()
+
+    def get_published_runs(self, accelerator: Accelerator) -> dict[str, int]:
+        return dict(count_evidence(load_evidence(), Machine(accelerator=accelerator)))
 
 
 class PartitionList(ListView):

@@ -10,10 +10,13 @@ Bad input raises InvalidInput, which names the field. Units are SI base units; s
 
 from jobs.estimation.advice import ADVICE_TEXT, ASSUMPTION_TEXT, Advice
 from jobs.estimation.architecture import Architecture
+from jobs.estimation.device_exploration import explore_devices, fewest_devices
 from jobs.estimation.evaluation import ENGINE_VERSION, Estimate, estimate
 from jobs.estimation.flops import count_flop_6nd, count_model_flop_per_step, to_pflop_per_s_days
 from jobs.estimation.hardware import Accelerator, Machine, accelerators
+from jobs.estimation.inverse_search import largest_batch, largest_preset, largest_shape
 from jobs.estimation.memory import MEMORY_PARTS
+from jobs.estimation.nearest_plan import explain_impossible
 from jobs.estimation.plan import RECOMPUTATIONS, ParallelPlan
 from jobs.estimation.plan_search import Rejection, SearchResult, estimate_best, search
 from jobs.estimation.presets import Preset, presets
@@ -47,6 +50,12 @@ __all__ = [
     "count_model_flop_per_step",
     "estimate",
     "estimate_best",
+    "explain_impossible",
+    "explore_devices",
+    "fewest_devices",
+    "largest_batch",
+    "largest_preset",
+    "largest_shape",
     "presets",
     "search",
     "to_pflop_per_s_days",

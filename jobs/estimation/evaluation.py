@@ -1,39 +1,45 @@
 """From workload, machine and plan to an estimate. One implementation: an estimate is an evaluation of one plan."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from math import sqrt
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Final
 
 import numpy as np
 
 from jobs.estimation.advice import Advice
+from jobs.estimation.columns import Columns, make_columns
 from jobs.estimation.flops import (
     count_flop_6nd,
     count_model_flop_per_step,
     count_recomputed_flop_per_step,
     trainable_parameters,
 )
-from jobs.estimation.geometry import Geometry, check_plan, lay_out
+from jobs.estimation.geometry import Geometry, lay_out
 from jobs.estimation.hardware import Machine
-from jobs.estimation.memory import bytes_per_weight, compute_memory, optimizer_bytes_per_parameter
-from jobs.estimation.plan import Floats, ParallelPlan, PlanColumns
+from jobs.estimation.memory import compute_memory
+from jobs.estimation.numerics import review_numerics
+from jobs.estimation.plan import Floats, ParallelPlan, PlanColumns, add_up
+from jobs.estimation.plan_rules import check_plan
+from jobs.estimation.run_total import compute_run_total, review_run
 from jobs.estimation.step_time import compute_step_time
+from jobs.estimation.storage import plan_storage_of, review_storage
+from jobs.estimation.training_sanity import review_training
+from jobs.estimation.uncertainty import count_evidence, find_range, load_evidence
 from jobs.estimation.validation import check_keys, check_mapping
 from jobs.estimation.workload import Workload
 
-ENGINE_VERSION: Final = "2026.11.1"
+ENGINE_VERSION: Final = "2026.11.2"
 """Changes whenever a formula or a constant changes, so that a stored estimate says what computed it."""
 
 _GIB: Final = 2**30
 # Adapter runs are not among the rows that the error model was measured on.
 ADAPTER_WIDENING: Final = 1.3
-_LEAST_GOODPUT: Final = 0.01
+_LEAST_RUNS: Final = 3
 _NEARLY_FULL: Final = 0.93
 _NOTABLE_SHARE: Final = 0.15
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Evaluation:
     """Many plans evaluated at once; arrays have one entry per plan."""
 
@@ -43,22 +49,25 @@ class Evaluation:
     step_parts_s: Mapping[str, Floats]
     memory_bytes: Floats
     step_s: Floats
-    recomputed_flop_per_step: Floats
 
 
 def evaluate_plans(workload: Workload, machine: Machine, plans: PlanColumns) -> Evaluation:
-    """Memory and step time of all `plans`. They must be possible ones (see geometry.find_violations)."""
-    geometry = lay_out(workload, plans)
-    memory = compute_memory(workload, machine, plans, geometry)
-    step = compute_step_time(workload, machine, plans, geometry)
+    """Memory and step time of all `plans`. They must be possible ones (see plan_rules.find_violations)."""
+    return evaluate_columns(make_columns(workload, machine, plans))
+
+
+def evaluate_columns(columns: Columns) -> Evaluation:
+    """Memory and step time of rows that may differ in model, machine and plan."""
+    geometry = lay_out(columns)
+    memory = compute_memory(columns, geometry)
+    step = compute_step_time(columns, geometry)
     return Evaluation(
-        plans=plans,
+        plans=columns.plans,
         geometry=geometry,
         memory_parts_bytes=memory,
         step_parts_s=step,
-        memory_bytes=np.sum(list(memory.values()), axis=0),
-        step_s=np.sum(list(step.values()), axis=0),
-        recomputed_flop_per_step=count_recomputed_flop_per_step(workload, plans),
+        memory_bytes=add_up(memory),
+        step_s=add_up(step),
     )
 
 
@@ -70,7 +79,10 @@ class Estimate:
     steps x step time / expected goodput (checkpoints, and failures with lost work and restarts); `duration_p10_s` and
     `duration_p90_s` bound it by the error measured on published runs. `mfu` counts causal attention once, against
     the dense peak of the precision. `hardware_flop_per_step` adds recomputation. `energy_j` is that of the
-    accelerators at rated power. `flop_6nd` is the rule of thumb for the whole run.
+    accelerators at rated power, times the machine's PUE. `flop_6nd` is the rule of thumb for the whole run (with the
+    parameters that a token passes). `*_p10*` and `*_p90*` bound what 80 % of runs like this one measured; `rests_on`
+    counts the published runs behind that: on the same accelerator, on its family, and in all. Fields with a default
+    came after engine 2026.11.1 and are missing in estimates stored before.
     """
 
     plan: ParallelPlan
@@ -106,6 +118,16 @@ class Estimate:
     advice: tuple[Advice, ...]
     assumptions: tuple[str, ...]
     basis: str
+    step_p10_s: float | None = None
+    step_p90_s: float | None = None
+    memory_p10_bytes: float | None = None
+    memory_p90_bytes: float | None = None
+    active_parameters: int | None = None
+    losses_s: Mapping[str, float] = field(default_factory=dict)
+    written_bytes_per_day: float | None = None
+    kept_checkpoint_bytes: float | None = None
+    needed_storage_bytes_per_s: float | None = None
+    rests_on: Mapping[str, int] = field(default_factory=dict)
     engine_version: str = ENGINE_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,6 +138,8 @@ class Estimate:
         data["step_parts_s"] = dict(self.step_parts_s)
         data["advice"] = [item.to_dict() for item in self.advice]
         data["assumptions"] = list(self.assumptions)
+        data["losses_s"] = dict(self.losses_s)
+        data["rests_on"] = dict(self.rests_on)
         return data
 
     @classmethod
@@ -123,7 +147,8 @@ class Estimate:
         """Rebuild a stored estimate; raises InvalidInput for missing or unknown keys."""
         mapping = dict(check_mapping("estimate", data))
         known = {field.name for field in fields(cls)}
-        check_keys("estimate", mapping, known=known, required=known)
+        required = {item.name for item in fields(cls) if item.default is MISSING and item.default_factory is MISSING}
+        check_keys("estimate", mapping, known=known, required=required)
         mapping["plan"] = ParallelPlan.from_dict(check_mapping("estimate.plan", mapping["plan"]))
         mapping["advice"] = tuple(Advice.from_dict(item) for item in mapping["advice"])  # type: ignore[attr-defined]
         mapping["assumptions"] = tuple(mapping["assumptions"])  # type: ignore[arg-type]
@@ -135,24 +160,6 @@ def estimate(workload: Workload, machine: Machine, plan: ParallelPlan) -> Estima
     check_plan(workload, machine, plan)
     evaluation = evaluate_plans(workload, machine, PlanColumns.from_plans([plan]))
     return build_estimate(workload, machine, evaluation, 0)
-
-
-def compute_checkpoint_interval(*, write_s: float, mtbf_s: float) -> float:
-    """Seconds of work between checkpoints that lose least time (Daly 2006, doi 10.1016/j.future.2004.11.016, eq. 37).
-
-    Young's first-order sqrt(2 C M) with Daly's higher-order terms; M where a checkpoint takes longer than 2 M.
-    """
-    if write_s >= 2 * mtbf_s:
-        return mtbf_s
-    ratio = write_s / (2 * mtbf_s)
-    return max(sqrt(2 * write_s * mtbf_s) * (1 + sqrt(ratio) / 3 + ratio / 9) - write_s, write_s)
-
-
-def compute_goodput(*, write_s: float, interval_s: float, mtbf_s: float, restart_s: float) -> float:
-    """Share of time that is progress: 1 - C/tau - (tau/2 + R)/M (Young 1974; half an interval is lost per stop)."""
-    waste = write_s / max(interval_s, 1e-9) if write_s > 0 else 0.0
-    waste += (interval_s / 2 + restart_s) / mtbf_s
-    return max(_LEAST_GOODPUT, 1 - waste)
 
 
 def build_estimate(workload: Workload, machine: Machine, evaluation: Evaluation, row: int) -> Estimate:
@@ -167,65 +174,102 @@ def build_estimate(workload: Workload, machine: Machine, evaluation: Evaluation,
     tokens_per_s = workload.tokens_per_step / step_s
     model_flop = count_model_flop_per_step(workload)
     flop_per_s_per_device = model_flop / step_s / devices
+    recomputed = count_recomputed_flop_per_step(workload, evaluation.plans.select(np.array([row])))
 
-    trainable = trainable_parameters(workload)
-    # 16-bit weights beside the fp32 master copy and Adam's moments: 14 bytes a parameter (BLOOM's logs: 13).
-    state = optimizer_bytes_per_parameter(workload)
-    checkpoint_bytes = trainable * (state + bytes_per_weight(workload))
-    write_s = checkpoint_bytes / machine.storage_rate_bytes_per_s(devices)
-    mtbf_s = 3600 * machine.mtbf_hours_per_device / devices
-    interval_s = compute_checkpoint_interval(write_s=write_s, mtbf_s=mtbf_s)
-    goodput = compute_goodput(write_s=write_s, interval_s=interval_s, mtbf_s=mtbf_s, restart_s=machine.restart_s)
-
-    duration_s = workload.steps * step_s / goodput
-    widening = ADAPTER_WIDENING if workload.is_adapter else 1.0
-    accelerator_s = devices * duration_s
-    price = None if machine.price_per_device_hour is None else machine.price_per_device_hour * accelerator_s / 3600
+    evidence = load_evidence()
+    (step_low, step_high), (memory_low, memory_high) = find_range(evidence, workload, machine, devices)
+    if workload.is_adapter:
+        step_low, step_high = step_low / ADAPTER_WIDENING, step_high * ADAPTER_WIDENING
+    rests_on = count_evidence(evidence, machine)
+    storage = plan_storage_of(workload, machine, step_s=step_s, devices=devices)
+    total = compute_run_total(
+        workload,
+        machine,
+        step_s=step_s,
+        devices=devices,
+        write_s=storage.write_s,
+        interval_s=storage.interval_s,
+        step_p10=step_low,
+        step_p90=step_high,
+    )
     result = Estimate(
         plan=plan,
         devices=devices,
         fits=memory_bytes <= accelerator.memory_bytes,
         memory_parts_bytes=memory,
         memory_bytes=memory_bytes,
+        memory_p10_bytes=memory_bytes * memory_low,
+        memory_p90_bytes=memory_bytes * memory_high,
         memory_capacity_bytes=accelerator.memory_bytes,
         step_parts_s=step,
         step_s=step_s,
+        step_p10_s=step_s * step_low,
+        step_p90_s=step_s * step_high,
         steps=workload.steps,
         parameters=workload.architecture.parameters,
-        trainable_parameters=trainable,
+        active_parameters=workload.architecture.active_parameters,
+        trainable_parameters=trainable_parameters(workload),
         model_flop_per_step=model_flop,
-        hardware_flop_per_step=model_flop + float(evaluation.recomputed_flop_per_step[row]),
-        flop_6nd=count_flop_6nd(workload.architecture.parameters, workload.tokens),
+        hardware_flop_per_step=model_flop + float(recomputed[0]),
+        flop_6nd=count_flop_6nd(workload.architecture.active_parameters, workload.tokens),
         tokens_per_s=tokens_per_s,
         tokens_per_s_per_device=tokens_per_s / devices,
         model_flop_per_s_per_device=flop_per_s_per_device,
         mfu=flop_per_s_per_device / machine.peak_flop_per_s(workload.precision),
-        duration_s=duration_s,
-        duration_p10_s=duration_s * accelerator.efficiency.error_p10 / widening,
-        duration_p90_s=duration_s * accelerator.efficiency.error_p90 * widening,
-        accelerator_s=accelerator_s,
-        energy_j=accelerator_s * accelerator.tdp_w,
-        price=price,
-        checkpoint_bytes=checkpoint_bytes,
-        checkpoint_write_s=write_s,
-        checkpoint_interval_s=interval_s,
-        expected_goodput=goodput,
-        dataset_bytes=workload.tokens * workload.bytes_per_token_on_disk,
-        read_bytes_per_s=tokens_per_s * workload.bytes_per_token_on_disk,
+        duration_s=total.duration_s,
+        duration_p10_s=total.duration_p10_s,
+        duration_p90_s=total.duration_p90_s,
+        accelerator_s=total.accelerator_s,
+        energy_j=total.energy_j,
+        price=total.price,
+        checkpoint_bytes=storage.checkpoint_bytes,
+        checkpoint_write_s=storage.write_s,
+        checkpoint_interval_s=storage.interval_s,
+        expected_goodput=total.goodput,
+        losses_s=total.losses_s,
+        dataset_bytes=storage.dataset_bytes,
+        read_bytes_per_s=storage.read_bytes_per_s,
+        written_bytes_per_day=storage.written_bytes_per_day,
+        kept_checkpoint_bytes=storage.kept_bytes,
+        needed_storage_bytes_per_s=storage.needed_bytes_per_s,
         advice=(),
         assumptions=_list_assumptions(
-            workload, machine, plan, has_uneven=bool(evaluation.geometry.has_uneven_stages[row])
+            workload,
+            machine,
+            plan,
+            has_uneven=bool(np.broadcast_to(evaluation.geometry.has_uneven_stages, len(evaluation.plans))[row]),
         ),
-        basis=accelerator.efficiency.basis if machine.measured_peak_flop_per_s is None else "measured_peak",
+        basis=_describe_basis(machine, rests_on),
+        rests_on=rests_on,
     )
-    return _with_advice(result, workload, machine)
+    advice = [
+        *_advise_on_memory(result),
+        *_advise_on_time(result),
+        *review_numerics(workload, plan, machine),
+        *review_training(workload),
+        *review_storage(storage),
+        *review_run(total),
+        *_advise_on_basis(result, workload),
+    ]
+    return replace(result, advice=tuple(advice))
+
+
+def _describe_basis(machine: Machine, rests_on: Mapping[str, int]) -> str:
+    """A code for what the estimate rests on."""
+    if machine.measured_peak_flop_per_s is not None:
+        return "measured_peak"
+    if machine.accelerator.family == "cpu":
+        return "one_machine"
+    if rests_on["accelerator"] >= _LEAST_RUNS:
+        return "fitted_to_published_runs"
+    return "same_architecture_as_fitted" if rests_on["family"] >= _LEAST_RUNS else "datasheet_only"
 
 
 def _list_assumptions(workload: Workload, machine: Machine, plan: ParallelPlan, *, has_uneven: bool) -> tuple[str, ...]:
     codes = [
         f"{workload.attention_kernel}_attention",
         "causal_attention_counted_once",
-        "fp32_gradients",
+        *(["fp32_gradients"] if workload.fp32_gradients and not workload.pure_bf16 else []),
         "fp32_logits",
         "optimum_checkpoint_interval",
         "all_storage_for_this_job",
@@ -244,23 +288,14 @@ def _list_assumptions(workload: Workload, machine: Machine, plan: ParallelPlan, 
     return tuple(codes)
 
 
-def _with_advice(result: Estimate, workload: Workload, machine: Machine) -> Estimate:
-    advice = [
-        *_advise_on_memory(result),
-        *_advise_on_time(result),
-        *_advise_on_training(result, workload),
-        *_advise_on_operation(result, machine),
-    ]
-    data = {field.name: getattr(result, field.name) for field in fields(result)}
-    return Estimate(**{**data, "advice": tuple(advice)})
-
-
 def _advise_on_memory(result: Estimate) -> list[Advice]:
     capacity = result.memory_capacity_bytes
     parts = result.memory_parts_bytes
     used = result.memory_bytes / capacity
     if result.fits:
-        if used < _NEARLY_FULL:
+        # What 10 % of published runs like this one exceeded.
+        likely = (result.memory_p90_bytes or 0.0) / capacity
+        if used < _NEARLY_FULL and likely <= 1:
             return []
         return [Advice(code="memory_nearly_full", severity="warning", parameters={"used_percent": 100 * used})]
     states_gib = (parts["weights"] + parts["gradients"] + parts["optimizer"]) / _GIB
@@ -305,42 +340,7 @@ def _advise_on_time(result: Estimate) -> list[Advice]:
     ]
 
 
-def _advise_on_training(result: Estimate, workload: Workload) -> list[Advice]:
-    arch = workload.architecture
-    advice = []
-    if workload.precision == "fp16":
-        advice.append(Advice(code="fp16_needs_loss_scaling", severity="warning"))
-    # Heuristic of this project, measured on a random residual network: 0.62 u sqrt(L), u = 2^-8 for bf16; 3.4e-3 with
-    # a fp32 stream at any depth.
-    error = 0.62 * 2**-8 * sqrt(arch.num_hidden_layers)
-    if workload.precision == "bf16" and error > 2e-2:
-        parameters: dict[str, Any] = {"layers": arch.num_hidden_layers, "error": error, "error_fp32": 3.4e-3}
-        advice.append(Advice(code="low_precision_residual_stream", severity="info", parameters=parameters))
-    # Hoffmann 2022 (arXiv 2203.15556): about 20 tokens a parameter.
-    ratio = workload.tokens / arch.parameters
-    if workload.task == "pretraining" and ratio < 10:
-        parameters = {"tokens_per_parameter": ratio}
-        advice.append(Advice(code="few_tokens_per_parameter", severity="info", parameters=parameters))
-    if workload.sequence_length > arch.max_position_embeddings:
-        parameters = {"sequence_length": workload.sequence_length, "positions": arch.max_position_embeddings}
-        advice.append(Advice(code="sequence_beyond_positions", severity="warning", parameters=parameters))
-    if workload.is_adapter or result.basis not in ("fitted_to_published_runs", "measured_peak"):
-        advice.append(Advice(code="outside_validated_range", severity="info"))
-    return advice
-
-
-def _advise_on_operation(result: Estimate, machine: Machine) -> list[Advice]:
-    advice = []
-    if result.checkpoint_write_s > 0.05 * result.checkpoint_interval_s:
-        parameters: dict[str, Any] = {
-            "write_s": result.checkpoint_write_s,
-            "interval_s": result.checkpoint_interval_s,
-        }
-        advice.append(Advice(code="checkpoints_costly", severity="warning", parameters=parameters))
-    if result.expected_goodput < 0.9:
-        parameters = {"goodput_percent": 100 * result.expected_goodput}
-        advice.append(Advice(code="low_goodput", severity="warning", parameters=parameters))
-    if result.read_bytes_per_s > 0.5 * machine.storage_rate_bytes_per_s(result.devices):
-        parameters = {"read_mb_per_s": result.read_bytes_per_s / 1e6}
-        advice.append(Advice(code="reading_too_fast", severity="warning", parameters=parameters))
-    return advice
+def _advise_on_basis(result: Estimate, workload: Workload) -> list[Advice]:
+    if result.basis in ("datasheet_only", "one_machine"):
+        return [Advice(code="outside_validated_range", severity="info")]
+    return []

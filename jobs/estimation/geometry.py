@@ -1,151 +1,127 @@
-"""What follows from a plan alone: which plans are possible, and how the model lies on the devices."""
+"""How the model lies on the devices under a plan: layers, widths and parameters of a rank."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
-from jobs.estimation.hardware import Machine
-from jobs.estimation.plan import MAX_DEVICES, Booleans, Floats, Integers, ParallelPlan, PlanColumns
-from jobs.estimation.validation import InvalidInput, check_integer
-from jobs.estimation.workload import Workload
-
-# code -> (field of the plan, what is allowed); the rules themselves are in find_violations().
-RULES: Final[Mapping[str, tuple[str, str]]] = {
-    "heads_not_divisible": ("tensor_parallel", "a divisor of num_attention_heads ({heads})"),
-    "kv_heads_not_divisible": ("tensor_parallel", "a divisor or a multiple of num_key_value_heads ({kv_heads})"),
-    "tensor_parallel_beyond_node": ("tensor_parallel", "a divisor of the devices in a node ({node})"),
-    "sequence_not_divisible": (
-        "context_parallel",
-        "sequence_length ({sequence}) divisible by context_parallel, and with sequence parallelism by tensor_parallel, "
-        "too",
-    ),
-    "layers_not_divisible": (
-        "pipeline_parallel",
-        "pipeline_parallel x virtual_stages dividing the layers ({layers}), or the layers + 2 (embedding and head "
-        "counted as one layer each)",
-    ),
-    "interleaving_needs_full_rounds": (
-        "virtual_stages",
-        "1, or a number of micro-batches that is a multiple of pipeline_parallel",
-    ),
-    "batch_not_divisible": (
-        "micro_batch_size",
-        "data_parallel x micro_batch_size dividing global_batch_size ({batch})",
-    ),
-    "zero_stage_with_pipeline": ("zero_stage", "0 or 1 with pipeline parallelism"),
-}
+from jobs.estimation.columns import Columns, ModelColumns
+from jobs.estimation.plan import Booleans, Floats, PlanColumns
 
 
-def check_devices(machine: Machine, devices: object) -> int:
-    """Return the device count if the machine can give it: an allowed count in a node, or whole nodes."""
-    count = check_integer("devices", devices, minimum=1, maximum=MAX_DEVICES)
-    node = machine.node_size
-    if count > node and count % node:
-        raise InvalidInput("devices", count, f"whole nodes of {node} devices")
-    within = sorted({*(n for n in machine.accelerator.allowed_device_counts if n < node), node})
-    if count < node and count not in within:
-        raise InvalidInput("devices", count, f"within a node one of {', '.join(map(str, within))}")
-    return count
-
-
-def find_violations(workload: Workload, machine: Machine, plans: PlanColumns) -> dict[str, Booleans]:
-    """For each rule the plans that break it. The only place where plans are judged possible or not."""
-    arch = workload.architecture
-    layers = arch.num_hidden_layers
-    stages = plans.pp * plans.virtual
-    share = plans.dp * plans.micro
-    splits = plans.cp * np.where(plans.sequence, plans.tp, 1)
-    micro_batches = workload.global_batch_size // np.maximum(share, 1)
-    kv_heads = arch.num_key_value_heads
-    return {
-        "heads_not_divisible": arch.num_attention_heads % plans.tp != 0,
-        "kv_heads_not_divisible": (kv_heads % plans.tp != 0) & (plans.tp % kv_heads != 0),
-        "tensor_parallel_beyond_node": machine.node_size % plans.tp != 0,
-        "sequence_not_divisible": workload.sequence_length % splits != 0,
-        # Llama 3 (arXiv 2407.21783, 3.3.2) and BLOOM count embedding and head as a layer each to balance the stages.
-        "layers_not_divisible": ((layers % stages != 0) & ((layers + 2) % stages != 0)) | (plans.pp > layers),
-        # Megatron-LM: interleaving works in rounds of pp micro-batches.
-        "interleaving_needs_full_rounds": (plans.virtual > 1) & (micro_batches % plans.pp != 0),
-        "batch_not_divisible": workload.global_batch_size % share != 0,
-        # Gradients or weights sharded over data ranks would be gathered anew for every micro-batch and stage.
-        "zero_stage_with_pipeline": (plans.zero >= 2) & (plans.pp > 1),
-    }
-
-
-def check_plan(workload: Workload, machine: Machine, plan: ParallelPlan) -> None:
-    """Raise InvalidInput for a plan that the workload or the machine rules out."""
-    check_devices(machine, plan.devices)
-    arch = workload.architecture
-    for code, broken in find_violations(workload, machine, PlanColumns.from_plans([plan])).items():
-        if broken[0]:
-            name, allowed = RULES[code]
-            raise InvalidInput(
-                f"plan.{name}",
-                getattr(plan, name),
-                allowed.format(
-                    heads=arch.num_attention_heads,
-                    kv_heads=arch.num_key_value_heads,
-                    node=machine.node_size,
-                    sequence=workload.sequence_length,
-                    layers=arch.num_hidden_layers,
-                    batch=workload.global_batch_size,
-                ),
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Geometry:
-    """Quantities that memory and time share; arrays with one entry per plan."""
+    """Quantities that memory and time share; one value a row. A "layer" is the mean of dense and mixture layers."""
 
     tokens: Floats
     """Tokens of one micro-batch on one rank (micro-batch x sequence / context parallel)."""
-    micro_batches: Integers
-    shards: Integers
-    """Ranks that ZeRO shards over: data x context parallel."""
+    worked_tokens: Floats
+    """Those that are no padding: encoders' kernels skip it."""
+    micro_batches: Floats
+    shards: Floats
+    """Ranks that ZeRO shards dense parameters over."""
+    expert_shards: Floats
+    """Ranks that hold copies of the same experts."""
     first_layers: Floats
     middle_layers: Floats
     """Layers on an inner stage; the most that any stage holds."""
     last_layers: Floats
     has_uneven_stages: Booleans
+    moe_share: Floats
+    """Share of the layers that are mixtures."""
+    dense_share: Floats
+    query_width: Floats
+    """Width of the query heads of a rank."""
     kv_width: Floats
-    """Key width on a rank; key heads are copied where there are fewer than tensor ranks."""
-    layer_matmul_parameters: Floats
-    """Matrix weights of one layer on one rank."""
-    layer_parameters: Floats
+    """Width of a rank's key heads; they are copied where there are fewer than tensor ranks."""
+    output_width: Floats
+    """Width of a rank's attention output."""
+    mlp_width: Floats
+    """Mean width of dense and shared MLPs on a rank."""
+    attention_parameters: Floats
+    """Attention matrices of one layer on one rank."""
+    dense_parameters: Floats
+    """All matrices of one layer on one rank but routed experts."""
+    expert_parameters: Floats
+    """Matrices of the routed experts that a rank holds, a layer."""
+    other_parameters: Floats
     embedding_parameters: Floats
     head_parameters: Floats
     """On one rank of the last stage; with tied embeddings a copy if that is not the first stage."""
+    around: Floats
+    """Ranks that what lies around attention and MLP is split over: the tensor ranks with sequence parallelism."""
 
 
-def lay_out(workload: Workload, plans: PlanColumns) -> Geometry:
+def lay_out(columns: Columns) -> Geometry:
     """Place model and batch on the devices."""
-    arch = workload.architecture
-    hidden = arch.hidden_size
-    layers = arch.num_hidden_layers
-    is_even = layers % (plans.pp * plans.virtual) == 0
-    middle = np.where(is_even, layers / plans.pp, (layers + 2) / plans.pp)
-    ends = np.where(is_even, middle, middle - 1)
-    kv_width = np.maximum(arch.key_value_size / plans.tp, arch.head_dim)
-    matmul = hidden * (
-        2 * arch.query_size / plans.tp + 2 * kv_width + arch.mlp_matrices * arch.intermediate_size / plans.tp
-    )
-    vocabulary = np.ceil(arch.vocab_size / plans.tp) * hidden
-    other_embedding = arch.embedding_parameters - arch.vocab_size * hidden
-    is_copied = (plans.pp > 1) | (not arch.tied_embeddings)
-    other_head = arch.head_parameters - (0 if arch.tied_embeddings else arch.vocab_size * hidden)
+    model = columns.model
+    plans = columns.plans
+    tensor = plans.tp
+    first, middle, last, is_even = _divide_layers(model.layers, plans)
+    moe_share = model.moe_layers / model.layers
+    dense_share = 1 - moe_share
+    heads = model.heads / tensor
+    # Megatron-LM and vLLM copy key heads where there are fewer than ranks.
+    kv_heads = np.maximum(model.kv_heads / tensor, 1.0)
+    query = heads * model.head_dim
+    output = heads * model.value_dim
+    key = kv_heads * model.head_dim
+    attention = model.hidden * (query + key + kv_heads * model.value_dim + output)
+    if np.any(model.is_latent):
+        attention = np.where(model.is_latent, _latent_attention_parameters(model, heads), attention)
+    mlp = (dense_share * model.dense_width + moe_share * model.shared_width) / tensor
+    router = moe_share * model.hidden * model.experts
+    one_expert = model.mlp_matrices * model.hidden * model.expert_width
+    vocabulary = np.ceil(model.vocabulary / tensor) * model.hidden
+    is_copied = (plans.pp > 1) | (model.is_tied == 0)
+    ranks = plans.dp * plans.cp
+    tokens = plans.micro * model.sequence / plans.cp
     return Geometry(
-        tokens=plans.micro * workload.sequence_length / plans.cp,
-        micro_batches=workload.global_batch_size // (plans.dp * plans.micro),
-        shards=plans.dp * plans.cp,
-        first_layers=ends,
+        tokens=tokens,
+        worked_tokens=tokens * np.where(model.is_masked, columns.everything.encoder_fill, 1.0),
+        micro_batches=np.maximum(model.global_batch / (plans.dp * plans.micro), 1.0),
+        shards=plans.zero_group.astype(np.float64),
+        expert_shards=np.maximum(ranks * tensor / plans.ep, 1.0),
+        first_layers=first,
         middle_layers=middle,
-        last_layers=ends,
+        last_layers=last,
         has_uneven_stages=~is_even,
-        kv_width=kv_width,
-        layer_matmul_parameters=matmul,
-        layer_parameters=matmul + (arch.layer_parameters - arch.layer_matmul_parameters),
-        embedding_parameters=vocabulary + other_embedding,
-        head_parameters=np.where(is_copied, vocabulary, 0.0) + other_head,
+        moe_share=moe_share,
+        dense_share=dense_share,
+        query_width=query,
+        kv_width=key,
+        output_width=output,
+        mlp_width=mlp,
+        attention_parameters=attention,
+        dense_parameters=attention + model.mlp_matrices * model.hidden * mlp + router,
+        expert_parameters=moe_share * model.experts / plans.ep * one_expert,
+        other_parameters=model.other_parameters,
+        embedding_parameters=vocabulary + model.other_embedding_parameters,
+        head_parameters=np.where(is_copied, vocabulary, 0.0) + model.other_head_parameters,
+        around=np.where(plans.sequence, tensor, 1),
     )
+
+
+def _divide_layers(layers: Floats, plans: PlanColumns) -> tuple[Floats, Floats, Floats, Booleans]:
+    """Layers of the first, an inner and the last stage, and whether all are equal.
+
+    Llama 3 (arXiv 2407.21783, 3.3.2) and BLOOM count embedding and head as a layer each to balance the stages; else
+    the inner stages are full and the ends share the rest.
+    """
+    stages = plans.pp * plans.virtual
+    is_even = layers % stages == 0
+    is_balanced = ~is_even & ((layers + 2) % stages == 0)
+    fullest = np.ceil(layers / plans.pp)
+    middle = np.where(is_even, layers / plans.pp, np.where(is_balanced, (layers + 2) / plans.pp, fullest))
+    rest = np.maximum(layers - (plans.pp - 2) * middle, 1.0) / 2
+    ends = np.where(is_even, middle, np.where(is_balanced, middle - 1, np.minimum(rest, middle)))
+    ends = np.where(plans.pp == 1, layers, ends)
+    return ends, np.where(plans.pp == 1, layers, middle), ends, is_even
+
+
+def _latent_attention_parameters(model: ModelColumns, heads: Floats) -> Floats:
+    """DeepSeek-V2 (arXiv 2405.04434), 2.1: queries and keys/values go through low ranks that tensor ranks copy."""
+    down_query = model.hidden * model.query_rank
+    up_query = np.where(model.query_rank > 0, model.query_rank, model.hidden) * heads * model.head_dim
+    down_kv = model.hidden * (model.kv_rank + model.rope_dim)
+    up_kv = model.kv_rank * heads * (model.head_dim - model.rope_dim + model.value_dim)
+    return down_query + up_query + down_kv + up_kv + heads * model.value_dim * model.hidden

@@ -1,186 +1,242 @@
 """Memory of one device, by part, on the fullest pipeline stage."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from jobs.estimation.flops import adapter_parameters_per_layer
+from jobs.estimation.columns import QLORA_BYTES_PER_WEIGHT, Columns
 from jobs.estimation.geometry import Geometry
-from jobs.estimation.hardware import Machine
-from jobs.estimation.plan import Booleans, Floats, PlanColumns
-from jobs.estimation.workload import Workload
+from jobs.estimation.plan import Booleans, Floats, add_up
 
 MEMORY_PARTS: Final = ("weights", "gradients", "optimizer", "activations", "logits", "communication", "overhead")
 
-# NF4 with double quantisation: 4 + 8/64 + 32/(64 x 256) = 4.127 bits (Dettmers 2023, arXiv 2305.14314, section 3).
-QLORA_BYTES_PER_WEIGHT: Final = 4.127 / 8
-
-# Optimizer state a parameter; with 16-bit weights a fp32 master copy is part of it.
-# Rajbhandari 2019 (arXiv 1910.02054), 3.1: Adam K = 12. 8-bit states: Dettmers 2021 (arXiv 2110.02861).
-_STATE_BYTES: Final[Mapping[str, float]] = {
-    "adamw": 8.0,
-    "adamw_8bit": 2.0,
-    "lion": 4.0,
-    "sgd_momentum": 4.0,
-    "sgd": 0.0,
-}
-
-# Gradients are kept in fp32 while micro-batches accumulate (Megatron-LM main gradients).
-_GRADIENT_BYTES: Final = 4.0
-
-# Logits in fp32 and their gradient (4 s b V, Korthikanti 2022, 4.3, twice: the loss is not fused).
-_LOGITS_BYTES: Final = 8.0
-
-# Share of the moving part that a caching allocator loses. SimuMax documents 0.06 against the allocator's own count;
-# device-level readings of BLOOM's and FlagPerf's logs need 0.10.
-_FRAGMENTATION: Final = 0.10
+_GIB: Final = 2**30
+_RUNTIME_BYTES_ALONE: Final = 1.0 * _GIB
 
 
-def bytes_per_weight(workload: Workload) -> float:
-    return 4.0 if workload.precision == "fp32" else 2.0
-
-
-def optimizer_bytes_per_parameter(workload: Workload) -> float:
-    """Optimizer states and, with 16-bit weights, the fp32 master copy."""
-    master = 0.0 if workload.precision == "fp32" else 4.0
-    return _STATE_BYTES[workload.optimizer] + master
-
-
-def activation_bytes_per_token(workload: Workload, plans: PlanColumns, geometry: Geometry) -> tuple[Floats, Floats]:
-    """Bytes one layer keeps for the backward pass, a token: (as the plan's recomputation says, without any)."""
-    arch = workload.architecture
-    size = bytes_per_weight(workload)
-    hidden = arch.hidden_size
-    is_standard = workload.attention_kernel == "standard"
+def activation_bytes_per_token(columns: Columns, geometry: Geometry) -> tuple[Floats, Floats, Floats]:
+    """Bytes one layer keeps for the backward pass, a token: (without recomputation, selective, full)."""
+    model = columns.model
+    tensor = columns.plans.tp
+    size = model.weight_bytes
+    around = geometry.around
     # Korthikanti 2022 (arXiv 2205.05198), 4.1-4.2: norm inputs and outputs (2 + 2 tensors) and two dropout masks are
     # split only by sequence parallelism; the rest by tensor parallelism. With GPT's shape the sum is 34 + 5as/h.
-    around = np.where(plans.sequence, plans.tp, 1)
-    norm_outputs = 2 * size * hidden / around
-    outside = norm_outputs + (2 * size * hidden + (2 * hidden if is_standard else 0)) / around
-    query = arch.query_size / plans.tp
-    # Query, key, value; the attention's output is the projection's input; log-sum-exp of the flash kernel.
-    inside = size * (2 * query + 2 * geometry.kv_width)
-    inside = inside + size * (3 if arch.gated_mlp else 2) * arch.intermediate_size / plans.tp
-    if is_standard:
-        # Softmax output, dropout mask and dropout output over the whole score matrix: 5 a s at 2 bytes.
-        scores = (2 * size + 1) * arch.num_attention_heads * workload.sequence_length / plans.tp
-    else:
-        scores = 4 * arch.num_attention_heads / plans.tp
-    none = outside + inside + scores
-    selective = none - (scores if is_standard else norm_outputs)
-    full = size * hidden / around
-    kept = np.choose(plans.recompute, [none, selective, full])
-    return kept, none
+    norm_outputs = 2 * size * model.hidden / around
+    # RMS norms in plain code keep their input in fp32.
+    outside = norm_outputs + model.keeps_fp32_norms * (8 - 2 * size) * model.hidden / around
+    outside = outside + (2 * size + 2 * model.is_standard_attention) * model.hidden / around
+    # Query, key, value; the attention's output is the projection's input. MLA keeps its low-rank inputs as well.
+    latent = model.is_latent * (model.query_rank + model.kv_rank + model.rope_dim)
+    key = np.where(model.is_latent, geometry.query_width, geometry.kv_width)
+    value = np.where(model.is_latent, geometry.output_width, geometry.kv_width)
+    inside = size * (geometry.query_width + key + value + geometry.output_width + latent)
+    # FP8 products keep their inputs in 8 bits beside what 16-bit kernels need (Transformer Engine): MLP inputs halve.
+    kept_size = np.where(model.is_quantised, 0.75 * size, size)
+    activation_inputs = (model.mlp_matrices - 1) * size + kept_size
+    # Plain code keeps the activation function's output beside the gated product, whose own use is as the input of the
+    # last matrix: one that is frozen needs none.
+    is_gated = model.mlp_matrices == 3
+    is_down_frozen = model.is_adapter * (model.adapted_mlp_inputs == 0)
+    activation_inputs = activation_inputs + model.is_eager * size * (is_gated - is_down_frozen)
+    inside = inside + activation_inputs * geometry.mlp_width
+    # Routed tokens: their input once more, and the experts' MLP, for each expert a token goes to.
+    routed = geometry.moe_share * model.experts_per_token / tensor
+    inside = inside + routed * (2 * kept_size * model.hidden + activation_inputs * model.expert_width)
+    # Softmax output, dropout mask and dropout output over the whole score matrix: 5 a s at 2 bytes; log-sum-exp only
+    # with the flash kernel.
+    matrix = (2 * size + 1) * model.heads * model.sequence / tensor
+    scores = np.where(model.is_standard_attention, matrix, 4 * model.heads / tensor)
+    # LoRA's dropout keeps its output and mask.
+    dropped = model.adapted_inputs * model.hidden + model.adapted_mlp_inputs * geometry.mlp_width
+    # bitsandbytes keeps the input of each 4-bit product although its weight is frozen (MatMul4Bit), in a copy of its
+    # own as litgpt's readings show.
+    products = model.is_quantised_base * 2 * (3 * model.hidden + geometry.mlp_width)
+    none = outside + inside + scores + model.is_eager * ((size + 1) * dropped + products)
+    # Selective: the scores (standard kernel), or norm outputs and the activation function's output (flash kernel).
+    # Megatron Core also recomputes MLA's up-projections, which are far wider than their low-rank inputs.
+    cheap = norm_outputs + kept_size * (geometry.mlp_width + routed * model.expert_width)
+    cheap = cheap + model.is_latent * size * (geometry.query_width + key + value)
+    selective = none - np.where(model.is_standard_attention, scores, cheap)
+    return none, selective, size * model.hidden / around
 
 
-def count_in_flight(plans: PlanColumns, geometry: Geometry, rank: Floats) -> Floats:
+def count_in_flight(columns: Columns, geometry: Geometry, rank: Floats) -> Floats:
     """Micro-batches (of a whole stage) whose activations pipeline stage `rank` holds at once.
 
     1F1B: min(m, p - rank). Interleaved: warm-up of 2 (p - rank - 1) + (v - 1) p chunks, and one
     (Narayanan 2021, arXiv 2104.04473, 2.2; Megatron-LM schedules.py), which gives 1 + (p - 1)/(p v) for rank 0.
     """
+    plans = columns.plans
     plain = np.minimum(geometry.micro_batches, plans.pp - rank)
     chunks = 2 * (plans.pp - rank - 1) + (plans.virtual - 1) * plans.pp + 1
     interleaved = np.minimum(chunks, geometry.micro_batches * plans.virtual) / plans.virtual
-    return np.where(plans.virtual > 1, interleaved, plain).astype(np.float64)
+    return np.where(plans.virtual > 1, interleaved, plain)
 
 
-def compute_memory(workload: Workload, machine: Machine, plans: PlanColumns, geometry: Geometry) -> dict[str, Floats]:
+def compute_memory(columns: Columns, geometry: Geometry) -> dict[str, Floats]:
     """Bytes by part on the fullest stage: first (most in flight), second (no embedding) or last (logits)."""
-    candidates = [
-        _compute_stage(workload, machine, plans, geometry, stage=stage) for stage in ("first", "inner", "last")
-    ]
-    totals = np.stack([np.sum(list(parts.values()), axis=0) for parts in candidates])
+    plans = columns.plans
+    is_single = plans.pp == 1
+    if np.all(is_single):
+        stages = _Stages(layers=geometry.first_layers, rank=np.zeros(1), has_embedding=is_single, has_head=is_single)
+        return _compute_parts(columns, geometry, stages)
+    size = columns.size
+    # One row a stage: the formulas are then run once for all three.
+    stages = _Stages(
+        layers=np.stack(
+            [
+                np.broadcast_to(values, size)
+                for values in (geometry.first_layers, geometry.middle_layers, geometry.last_layers)
+            ]
+        ),
+        rank=np.stack([np.zeros(size), np.ones(size), plans.pp - 1.0]),
+        has_embedding=np.stack([np.ones(size, dtype=np.bool_), np.zeros(size, dtype=np.bool_), is_single]),
+        has_head=np.stack([is_single, np.zeros(size, dtype=np.bool_), np.ones(size, dtype=np.bool_)]),
+    )
+    parts = _compute_parts(columns, geometry, stages)
+    totals = add_up(parts)
     totals[1] = np.where(plans.pp > 2, totals[1], -1.0)
     fullest = totals.argmax(axis=0)
-    return {name: np.choose(fullest, [parts[name] for parts in candidates]) for name in MEMORY_PARTS}
+    row = np.arange(size)
+    # What does not depend on the stage has one row only.
+    return {name: values[fullest, row] if values.ndim == 2 else values for name, values in parts.items()}
 
 
-def _compute_stage(
-    workload: Workload, machine: Machine, plans: PlanColumns, geometry: Geometry, *, stage: str
-) -> dict[str, Floats]:
-    is_single = plans.pp == 1
-    ones = np.ones(len(plans))
-    if stage == "first":
-        layers, rank, has_embedding, has_head = geometry.first_layers, 0.0 * ones, ones > 0, is_single
-    elif stage == "inner":
-        layers, rank, has_embedding, has_head = geometry.middle_layers, ones, ones < 0, ones < 0
-    else:
-        layers, rank, has_embedding, has_head = geometry.last_layers, plans.pp - ones, is_single, ones > 0
-    parts = _compute_states(workload, plans, geometry, layers=layers, has_embedding=has_embedding, has_head=has_head)
-    parts |= _compute_activations(workload, plans, geometry, layers=layers, rank=rank, has_head=has_head)
+@dataclass(kw_only=True, eq=False, repr=False)
+class _Stages:
+    """Pipeline stages to look at: one, or three rows of them."""
+
+    layers: Floats
+    rank: Floats
+    has_embedding: Booleans
+    has_head: Booleans
+
+
+def _kept_per_token(columns: Columns, geometry: Geometry) -> tuple[Floats, Floats, Floats]:
+    """(kept by a layer that is not recomputed, by a recomputed one, at work in one layer), bytes a token."""
+    recompute = columns.plans.recompute
+    none, selective, full = activation_bytes_per_token(columns, geometry)
+    factor = columns.framework.memory_factor
+    plain = np.where(recompute == 1, selective, none) * factor
+    flowing = _flowing_per_token(columns, geometry)
+    # The layer being recomputed exists once, and the gradients that flow through one layer.
+    transient = flowing + np.where(recompute == 2, none * factor, 0.0)
+    return plain, np.where(recompute == 2, full, plain), transient
+
+
+def _flowing_per_token(columns: Columns, geometry: Geometry) -> Floats:
+    model = columns.model
+    routed = geometry.moe_share * model.experts_per_token / columns.plans.tp
+    width = (model.mlp_matrices - 1) * (geometry.mlp_width + routed * model.expert_width) + routed * model.hidden
+    return model.weight_bytes * (2 * model.hidden / geometry.around + width)
+
+
+def count_fixed_bytes(columns: Columns) -> Floats:
+    """Memory that is taken before a tensor is: context, libraries, buffers for communication."""
+    # Plain NumPy has no driver context and no communication library beside what the accelerator's entry says.
+    libraries = _GIB * columns.framework.runtime_gib * columns.machine.is_asynchronous
+    # One device has no communicators: what is left is the context and the workspace of the matrix library.
+    plans = columns.plans
+    is_alone = plans.tp * plans.pp * plans.dp * plans.cp == 1
+    runtime = columns.machine.runtime_bytes
+    return np.where(is_alone, np.minimum(runtime, _RUNTIME_BYTES_ALONE), runtime) + libraries
+
+
+def _compute_parts(columns: Columns, geometry: Geometry, stages: _Stages) -> dict[str, Floats]:
+    parts = _compute_states(columns, geometry, stages)
+    parts |= _compute_activations(columns, geometry, stages)
     moving = parts["activations"] + parts["logits"] + parts["communication"]
-    parts["overhead"] = machine.accelerator.runtime_overhead_bytes + _FRAGMENTATION * moving
-    return parts
+    # The step comes after the backward pass: what it needs counts only as far as it is more than that pass did.
+    parts["optimizer"] = parts["optimizer"] + np.maximum(_count_step_bytes(columns, parts) - moving, 0.0)
+    fixed = count_fixed_bytes(columns)
+    # A caching allocator keeps what it can, and gives it back before it fails: its loss never decides what fits.
+    needed = add_up(parts) + fixed
+    room = np.maximum(columns.machine.memory_bytes - needed, 0.0)
+    parts["overhead"] = fixed + np.minimum(columns.everything.fragmentation * moving, room)
+    return {name: parts[name] for name in MEMORY_PARTS}
 
 
-def _compute_states(
-    workload: Workload,
-    plans: PlanColumns,
-    geometry: Geometry,
-    *,
-    layers: Floats,
-    has_embedding: Booleans,
-    has_head: Booleans,
-) -> dict[str, Floats]:
+def _count_step_bytes(columns: Columns, parts: dict[str, Floats]) -> Floats:
+    """Temporary memory of the optimizer step.
+
+    PyTorch's multi-tensor AdamW takes the root of all second moments at once, which is one more tensor in the states'
+    type for each trained weight (torch/optim/adamw.py, `_multi_tensor_adamw`).
+    """
+    return parts["optimizer"] * columns.model.step_share
+
+
+def _compute_states(columns: Columns, geometry: Geometry, stages: _Stages) -> dict[str, Floats]:
     """Weights, gradients, optimizer states and the buffers that sharding them costs."""
-    size = bytes_per_weight(workload)
+    model = columns.model
+    plans = columns.plans
+    size = model.weight_bytes
+    layers = stages.layers
+    ends = np.where(stages.has_embedding, geometry.embedding_parameters, 0.0)
+    ends = ends + np.where(stages.has_head, geometry.head_parameters, 0.0)
+    dense = layers * (geometry.dense_parameters + geometry.other_parameters) + ends
+    experts = layers * geometry.expert_parameters
+    adapters = layers * model.adapter_parameters / plans.tp
+    trained = np.where(model.is_adapter, adapters, dense)
+    trained_experts = np.where(model.is_adapter, 0.0, experts)
+    zero = plans.zero
     shards = geometry.shards
-    ends = np.where(has_embedding, geometry.embedding_parameters, 0.0)
-    ends = ends + np.where(has_head, geometry.head_parameters, 0.0)
-    parameters = layers * geometry.layer_parameters + ends
-    if workload.is_adapter:
-        trainable = layers * adapter_parameters_per_layer(workload) / plans.tp
-        base = size * parameters
-        if workload.task == "qlora":
-            matrices = layers * geometry.layer_matmul_parameters
-            base = QLORA_BYTES_PER_WEIGHT * matrices + size * (parameters - matrices)
-        weights = base + size * trainable
-    else:
-        trainable = parameters
-        weights = size * parameters
-    gradients = _GRADIENT_BYTES * trainable
-    states = optimizer_bytes_per_parameter(workload) * trainable
+    expert_shards = np.minimum(geometry.expert_shards, shards)
     # Rajbhandari 2019 (arXiv 1910.02054), figure 1: stage 1 shards states, 2 also gradients, 3 also weights.
-    kept_weights = np.where(plans.zero >= 3, weights / shards, weights)
-    kept_gradients = np.where(plans.zero >= 2, gradients / shards, gradients)
-    kept_states = np.where(plans.zero >= 1, states / shards, states)
-    # Two layers gathered at a time (FSDP prefetch), and one layer's gradients before they are reduced; never more
-    # than what sharding saved.
-    gathered = np.where(plans.zero >= 3, np.minimum(2 * size * geometry.layer_parameters, weights - kept_weights), 0.0)
-    bucket = np.where(plans.zero >= 2, np.minimum(gradients / np.maximum(layers, 1), gradients - kept_gradients), 0.0)
-    dequantised = size * geometry.layer_matmul_parameters if workload.task == "qlora" else 0.0
+    of_weights, of_gradients, of_states = (np.where(zero >= stage, shards, 1) for stage in (3, 2, 1))
+    experts_of_weights, experts_of_gradients, experts_of_states = (
+        np.where(zero >= stage, expert_shards, 1) for stage in (3, 2, 1)
+    )
+    quantised = layers * (geometry.dense_parameters + geometry.expert_parameters) * model.is_quantised_base
+    base = size * (dense + experts) - (size - QLORA_BYTES_PER_WEIGHT) * quantised
+    base = base + (4 - size) * ends * model.has_fp32_ends
+    # A frozen reference model stands beside the trained one in preference tuning (Rafailov 2023, arXiv 2305.18290).
+    copies = 1 + model.is_preference
+    share = np.where(experts > 0, experts / np.maximum(dense + experts, 1.0), 0.0)
+    weights = copies * base * ((1 - share) / of_weights + share / experts_of_weights)
+    # FSDP shards the fp32 parameters, which are the master copy, and casts what it gathers.
+    is_master_enough = (model.is_fsdp > 0) & (zero >= 3) & (shards > 1) & (model.is_adapter == 0)
+    weights = np.where(is_master_enough, np.maximum(weights - base / of_weights, 0.0), weights)
+    weights = weights + np.where(model.is_adapter, size * adapters / of_weights, 0.0)
+    gradients = model.gradient_bytes * (trained / of_gradients + trained_experts / experts_of_gradients)
+    states = model.state_bytes * (trained / of_states + trained_experts / experts_of_states)
+    # Two layers gathered at a time (FSDP prefetch), and one layer's gradients before they are reduced.
+    layer = geometry.dense_parameters + geometry.other_parameters
+    layer = layer + np.where(expert_shards > 1, geometry.expert_parameters, 0.0)
+    gathered = np.where((zero >= 3) & (shards > 1), 2 * size * layer + size * np.maximum(ends - layer, 0.0), 0.0)
+    # Never more than what sharding saves, with what the allocator loses on the buffer.
+    unsharded = copies * base + np.where(model.is_adapter, size * adapters, 0.0)
+    saved = np.maximum(unsharded - weights, 0.0) / (1 + columns.everything.fragmentation)
+    gathered = np.minimum(gathered, saved)
+    bucket = np.where((zero >= 2) & (shards > 1), size * (trained + trained_experts) / np.maximum(layers, 1), 0.0)
+    dequantised = size * model.is_quantised_base * geometry.dense_parameters
+    # ZeRO-Offload (arXiv 2101.06840): states, or weights, too, live in host memory; two buckets stay on the device.
+    is_offloaded = plans.offload >= 1
+    states = np.where(is_offloaded, 0.0, states)
+    weights = np.where(plans.offload >= 2, np.minimum(weights, 2 * size * layer), weights)
     return {
-        "weights": kept_weights,
-        "gradients": kept_gradients,
-        "optimizer": kept_states,
+        "weights": weights,
+        "gradients": gradients,
+        "optimizer": states,
         "communication": gathered + bucket + dequantised,
     }
 
 
-def _compute_activations(
-    workload: Workload,
-    plans: PlanColumns,
-    geometry: Geometry,
-    *,
-    layers: Floats,
-    rank: Floats,
-    has_head: Booleans,
-) -> dict[str, Floats]:
-    arch = workload.architecture
-    size = bytes_per_weight(workload)
-    kept, whole_layer = activation_bytes_per_token(workload, plans, geometry)
-    in_flight = count_in_flight(plans, geometry, rank)
-    # The layer being recomputed, or else the gradients flowing through one layer, exist once.
-    around = np.where(plans.sequence, plans.tp, 1)
-    flowing = size * (2 * arch.hidden_size / around + (arch.mlp_matrices - 1) * arch.intermediate_size / plans.tp)
-    transient = np.where(plans.recompute == 2, whole_layer + flowing, flowing)
+def _compute_activations(columns: Columns, geometry: Geometry, stages: _Stages) -> dict[str, Floats]:
+    model = columns.model
+    plans = columns.plans
+    plain, recomputed, transient = _kept_per_token(columns, geometry)
+    layers = stages.layers
+    again = np.where(plans.recomputed_layers > 0, np.minimum(plans.recomputed_layers, layers), layers)
+    stage = again * recomputed + (layers - again) * plain
+    in_flight = count_in_flight(columns, geometry, stages.rank)
     # Final norm's input and output, and the logits.
-    head = geometry.tokens * (
-        _LOGITS_BYTES * np.ceil(arch.vocab_size / plans.tp) + 2 * size * arch.hidden_size / around
+    head = (
+        model.logits_bytes * np.ceil(model.vocabulary / plans.tp)
+        + 2 * model.weight_bytes * model.hidden / geometry.around
     )
     return {
-        "activations": geometry.tokens * (in_flight * layers * kept + transient),
-        "logits": np.where(has_head, head, 0.0),
+        "activations": geometry.tokens * (in_flight * stage + transient),
+        "logits": np.where(stages.has_head, geometry.tokens * head, 0.0),
     }

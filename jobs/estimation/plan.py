@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import reduce
 from typing import Any, Final
 
 import numpy as np
@@ -17,11 +18,19 @@ from jobs.estimation.validation import (
 )
 
 RECOMPUTATIONS: Final = ("none", "selective", "full")
+SCHEDULES: Final = ("1f1b", "zero_bubble")
+OFFLOADS: Final = ("none", "optimizer", "optimizer_and_weights")
 MAX_DEVICES: Final = 1_000_000
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
+
+
+def add_up(parts: Mapping[str, Floats]) -> Floats:
+    """The sum of arrays that broadcast to each other."""
+    return reduce(np.add, parts.values())
+
 
 _DEGREES: Final = ("tensor_parallel", "pipeline_parallel", "data_parallel", "context_parallel", "expert_parallel")
 
@@ -31,9 +40,13 @@ class ParallelPlan:
     """How one training job is spread over devices.
 
     Device order: tensor (innermost) - context - data - pipeline (outermost). `zero_stage` shards over data and
-    context ranks: 1 optimizer states, 2 also gradients, 3 also weights (FSDP full shard). `virtual_stages` is the
-    number of model chunks a device holds (interleaved 1F1B). `recomputation` "selective" recomputes the attention
-    core (standard kernel) or the norms (flash kernel) in the backward pass, "full" whole layers.
+    context ranks: 1 optimizer states, 2 also gradients, 3 also weights (FSDP full shard); `zero_group` is the number
+    of ranks it shards over if not all of them (hybrid sharding: copies between groups), 0 for all. `virtual_stages`
+    is the number of model chunks a device holds (interleaved 1F1B). `recomputation` "selective" recomputes the
+    attention core (standard kernel) or the norms and activation functions (flash kernel) in the backward pass, "full"
+    whole layers; `recomputed_layers` of a stage, 0 for all of them. `expert_parallel` ranks lie within data x context
+    x tensor ranks (Megatron's folding) and do not multiply the devices. `pipeline_schedule` "zero_bubble" is ZB-H1
+    (arXiv 2401.10241). `offload` keeps optimizer states, or weights, too, in host memory (ZeRO-Offload).
     """
 
     tensor_parallel: int = 1
@@ -45,7 +58,11 @@ class ParallelPlan:
     zero_stage: int = 0
     micro_batch_size: int = 1
     recomputation: str = "none"
+    recomputed_layers: int = 0
     sequence_parallel: bool = False
+    zero_group: int = 0
+    pipeline_schedule: str = "1f1b"
+    offload: str = "none"
 
     def __post_init__(self) -> None:
         for name in (*_DEGREES, "virtual_stages", "micro_batch_size"):
@@ -54,8 +71,20 @@ class ParallelPlan:
         object.__setattr__(self, "zero_stage", check_integer("plan.zero_stage", self.zero_stage, minimum=0, maximum=3))
         check_choice("plan.recomputation", self.recomputation, RECOMPUTATIONS)
         check_boolean("plan.sequence_parallel", self.sequence_parallel)
-        if self.expert_parallel != 1:
-            raise InvalidInput("plan.expert_parallel", self.expert_parallel, "1 (dense models only in this version)")
+        for name in ("zero_group", "recomputed_layers"):
+            number = check_integer(f"plan.{name}", getattr(self, name), minimum=0, maximum=MAX_DEVICES)
+            object.__setattr__(self, name, number)
+        check_choice("plan.pipeline_schedule", self.pipeline_schedule, SCHEDULES)
+        check_choice("plan.offload", self.offload, OFFLOADS)
+        ranks = self.data_parallel * self.context_parallel
+        if self.zero_group and ranks % self.zero_group:
+            raise InvalidInput("plan.zero_group", self.zero_group, f"0 or a divisor of data x context ranks ({ranks})")
+        if ranks * self.tensor_parallel % self.expert_parallel:
+            raise InvalidInput(
+                "plan.expert_parallel",
+                self.expert_parallel,
+                f"a divisor of data x context x tensor ranks ({ranks * self.tensor_parallel})",
+            )
         if self.virtual_stages > 1 and self.pipeline_parallel == 1:
             raise InvalidInput("plan.virtual_stages", self.virtual_stages, "1 without pipeline parallelism")
         if self.sequence_parallel and self.tensor_parallel == 1:
@@ -77,7 +106,7 @@ class ParallelPlan:
         return asdict(self)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class PlanColumns:
     """Many plans, one array per field, all of equal length; short names as in the literature."""
 
@@ -85,12 +114,20 @@ class PlanColumns:
     pp: Integers
     dp: Integers
     cp: Integers
+    ep: Integers
     virtual: Integers
     zero: Integers
+    zero_group: Integers
+    """Ranks that ZeRO shards over: never 0, unlike the field of a plan."""
     micro: Integers
     recompute: Integers
     """Index into RECOMPUTATIONS."""
+    recomputed_layers: Integers
     sequence: Booleans
+    schedule: Integers
+    """Index into SCHEDULES."""
+    offload: Integers
+    """Index into OFFLOADS."""
 
     def __len__(self) -> int:
         return len(self.tp)
@@ -105,11 +142,18 @@ class PlanColumns:
             pp=column("pipeline_parallel"),
             dp=column("data_parallel"),
             cp=column("context_parallel"),
+            ep=column("expert_parallel"),
             virtual=column("virtual_stages"),
             zero=column("zero_stage"),
+            zero_group=np.array(
+                [plan.zero_group or plan.data_parallel * plan.context_parallel for plan in plans], dtype=np.int64
+            ),
             micro=column("micro_batch_size"),
             recompute=np.array([RECOMPUTATIONS.index(plan.recomputation) for plan in plans], dtype=np.int64),
+            recomputed_layers=column("recomputed_layers"),
             sequence=np.array([plan.sequence_parallel for plan in plans], dtype=np.bool_),
+            schedule=np.array([SCHEDULES.index(plan.pipeline_schedule) for plan in plans], dtype=np.int64),
+            offload=np.array([OFFLOADS.index(plan.offload) for plan in plans], dtype=np.int64),
         )
 
     def select(self, index: Integers | Booleans) -> "PlanColumns":
@@ -123,9 +167,14 @@ class PlanColumns:
             pipeline_parallel=int(self.pp[row]),
             data_parallel=int(self.dp[row]),
             context_parallel=int(self.cp[row]),
+            expert_parallel=int(self.ep[row]),
             virtual_stages=int(self.virtual[row]),
             zero_stage=int(self.zero[row]),
             micro_batch_size=int(self.micro[row]),
             recomputation=RECOMPUTATIONS[int(self.recompute[row])],
+            recomputed_layers=int(self.recomputed_layers[row]),
             sequence_parallel=bool(self.sequence[row]),
+            zero_group=0 if self.zero_group[row] == self.dp[row] * self.cp[row] else int(self.zero_group[row]),
+            pipeline_schedule=SCHEDULES[int(self.schedule[row])],
+            offload=OFFLOADS[int(self.offload[row])],
         )

@@ -1,31 +1,30 @@
-"""Every plan for a workload on a machine, evaluated at once."""
+"""The best plans for a workload on so many devices, and why the others are not."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Final
 
 import numpy as np
 
-from jobs.estimation.evaluation import Estimate, Evaluation, build_estimate, evaluate_plans
-from jobs.estimation.geometry import check_devices, find_violations
+from jobs.estimation.evaluation import Estimate
 from jobs.estimation.hardware import Machine
-from jobs.estimation.plan import RECOMPUTATIONS, Integers, ParallelPlan, PlanColumns
+from jobs.estimation.nearest_plan import Alternative, find_nearest_possible
+from jobs.estimation.pareto import find_front, thin_out
+from jobs.estimation.plan import Integers, ParallelPlan
+from jobs.estimation.plan_ranking import (
+    ROOMY_MEMORY_SHARE,
+    RankedPlans,
+    build_estimates,
+    check_memory_margin,
+    rank_plans,
+)
+from jobs.estimation.plan_rules import check_devices
 from jobs.estimation.validation import InvalidInput, check_integer
 from jobs.estimation.workload import Workload
 
-MICRO_BATCH_SIZES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-VIRTUAL_STAGES: Final = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16)
-ZERO_STAGES: Final = (0, 1, 2, 3)
+__all__ = ["ROOMY_MEMORY_SHARE", "Rejection", "SearchResult", "estimate_best", "search"]
 
-# Context parallelism pays where a rank still has long sequences.
-_LEAST_TOKENS_PER_CONTEXT_RANK: Final = 8192
 _MAX_TOP: Final = 1000
-
-ROOMY_MEMORY_SHARE: Final = 0.85
-"""A plan that is estimated to use more of a device's memory is ranked after all that don't: the median published
-reading is 6 % above the estimate (docs/estimation.md), and a job that runs out of memory is worse than a slower one."""
-
 _MAX_PARETO: Final = 20
 
 
@@ -55,17 +54,19 @@ class Rejection:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """`ranked`: plans that fit, fastest first, those without head-room (`ROOMY_MEMORY_SHARE`) last.
+    """What a search found.
 
-    `pareto`: plans for which less memory means more time.
-
-    `least_bad` is the plan that needs least memory where nothing fits, else None.
+    `ranked`: plans that fit, fastest first, those without head-room last. `pareto`: plans for which less memory means
+    more time (at a fixed number of devices, days and accelerator-hours say the same). `plans_evaluated`: plans that
+    the rules allow, all of them evaluated with memory and step time. Where nothing fits, `least_bad` is the plan that
+    needs least memory, and `nearest` what would be possible instead, least time lost first.
     """
 
     best: Estimate | None
     ranked: tuple[Estimate, ...]
     pareto: tuple[Estimate, ...]
     least_bad: Estimate | None
+    nearest: tuple[Alternative, ...]
     plans_evaluated: int
     search_s: float
     rejected: tuple[Rejection, ...]
@@ -76,60 +77,52 @@ class SearchResult:
             "ranked": [item.to_dict() for item in self.ranked],
             "pareto": [item.to_dict() for item in self.pareto],
             "least_bad": None if self.least_bad is None else self.least_bad.to_dict(),
+            "nearest": [item.to_dict() for item in self.nearest],
             "plans_evaluated": self.plans_evaluated,
             "search_s": self.search_s,
             "rejected": [item.to_dict() for item in self.rejected],
         }
 
 
-def search(workload: Workload, machine: Machine, devices: int, *, top: int = 10) -> SearchResult:
+def search(
+    workload: Workload, machine: Machine, devices: int, *, top: int = 10, memory_margin: float | None = None
+) -> SearchResult:
     """Rank the plans for exactly `devices` devices by head-room and step time.
 
+    `memory_margin` is by how much memory may exceed its estimate in a plan with head-room (None: MEMORY_MARGIN).
     Raises InvalidInput for a device count the machine cannot give or a precision it lacks. That no plan is possible
     or fits is an answer, not an error.
     """
     started = perf_counter()
     count = check_devices(machine, devices)
     limit = check_integer("top", top, minimum=1, maximum=_MAX_TOP)
+    margin = check_memory_margin(memory_margin)
     machine.peak_flop_per_s(workload.precision)
-    plans, broken = _enumerate_plans(workload, machine, count)
-    rejected = [Rejection(reason=code, count=number) for code, number in broken.items() if number]
-    if not len(plans):
-        return SearchResult(
-            best=None,
-            ranked=(),
-            pareto=(),
-            least_bad=None,
-            plans_evaluated=0,
-            search_s=perf_counter() - started,
-            rejected=tuple(rejected),
-        )
-    evaluation = evaluate_plans(workload, machine, plans)
-    capacity = machine.accelerator.memory_bytes
-    fitting = np.flatnonzero(evaluation.memory_bytes <= capacity)
-    if len(fitting) < len(plans):
-        rejected.insert(0, _describe_out_of_memory(evaluation, capacity))
-    memory_bytes = evaluation.memory_bytes[fitting]
-    is_tight = memory_bytes > ROOMY_MEMORY_SHARE * capacity
-    order = fitting[np.lexsort((memory_bytes, evaluation.step_s[fitting], is_tight))]
-    ranked = tuple(build_estimate(workload, machine, evaluation, int(row)) for row in order[:limit])
-    by_time = fitting[np.lexsort((memory_bytes, evaluation.step_s[fitting]))]
-    front = _find_pareto_rows(evaluation, by_time)
-    least_bad = None
-    if not len(order):
-        least_bad = build_estimate(workload, machine, evaluation, int(evaluation.memory_bytes.argmin()))
+    ranked = rank_plans(workload, machine, [count], memory_margin=margin)
+    fits = len(ranked.order) > 0
+    best_rows = ranked.order[:limit]
+    front = _find_front(ranked)
+    # One evaluation for all that is shown.
+    estimates = build_estimates(workload, machine, ranked, np.concatenate((best_rows, front)))
+    least_bad = None if fits else _build_least_bad(workload, machine, ranked)
+    nearest: tuple[Alternative, ...] = ()
+    if not fits:
+        nearest = find_nearest_possible(workload, machine, count, ranked, memory_margin=margin)
     return SearchResult(
-        best=ranked[0] if ranked else None,
-        ranked=ranked,
-        pareto=tuple(build_estimate(workload, machine, evaluation, int(row)) for row in front),
+        best=estimates[0] if fits else None,
+        ranked=tuple(estimates[: len(best_rows)]),
+        pareto=tuple(estimates[len(best_rows) :]),
         least_bad=least_bad,
-        plans_evaluated=len(plans),
+        nearest=nearest,
+        plans_evaluated=len(ranked.plans),
         search_s=perf_counter() - started,
-        rejected=tuple(rejected),
+        rejected=_describe_rejected(machine, ranked),
     )
 
 
-def estimate_best(workload: Workload, machine: Machine, devices: int) -> Estimate:
+def estimate_best(
+    workload: Workload, machine: Machine, devices: int, *, memory_margin: float | None = None
+) -> Estimate:
     """The fastest plan that fits with head-room, or else that just fits.
 
     Where none fits, the one with least memory (`fits` is False and advice says why).
@@ -137,108 +130,42 @@ def estimate_best(workload: Workload, machine: Machine, devices: int) -> Estimat
     Raises InvalidInput as `search` does, and if no plan at all is possible on so many devices, because no split
     divides batch, heads and layers.
     """
-    result = search(workload, machine, devices, top=1)
-    found = result.best or result.least_bad
+    count = check_devices(machine, devices)
+    margin = check_memory_margin(memory_margin)
+    machine.peak_flop_per_s(workload.precision)
+    ranked = rank_plans(workload, machine, [count], memory_margin=margin)
+    if len(ranked.order):
+        return build_estimates(workload, machine, ranked, ranked.order[:1])[0]
+    found = _build_least_bad(workload, machine, ranked)
     if found is None:
-        reasons = ", ".join(item.reason for item in result.rejected)
+        reasons = ", ".join(ranked.broken)
         raise InvalidInput("devices", devices, f"a count over which batch, heads and layers divide (found: {reasons})")
     return found
 
 
-def _find_pareto_rows(evaluation: Evaluation, order: Integers) -> Integers:
-    """Rows of the Pareto front of step time against memory; `order` is by time, then memory."""
-    memory = evaluation.memory_bytes[order]
-    before = np.concatenate(([np.inf], np.minimum.accumulate(memory)[:-1])) if len(memory) else memory
-    front = order[memory < before]
-    if len(front) <= _MAX_PARETO:
-        return front
-    return front[np.linspace(0, len(front) - 1, _MAX_PARETO).round().astype(np.int64)]
+def _find_front(ranked: RankedPlans) -> Integers:
+    order = ranked.order
+    return thin_out(order[find_front(ranked.step_s[order], ranked.memory_bytes[order])], most=_MAX_PARETO)
 
 
-def _describe_out_of_memory(evaluation: Evaluation, capacity: int) -> Rejection:
-    too_large = np.flatnonzero(evaluation.memory_bytes > capacity)
-    nearest = int(too_large[evaluation.memory_bytes[too_large].argmin()])
-    return Rejection(
-        reason="out_of_memory",
-        count=len(too_large),
-        nearest=evaluation.plans.plan(nearest),
-        missing_bytes=float(evaluation.memory_bytes[nearest] - capacity),
-    )
+def _build_least_bad(workload: Workload, machine: Machine, ranked: RankedPlans) -> Estimate | None:
+    if not len(ranked.plans):
+        return None
+    rows = np.array([ranked.memory_bytes.argmin()])
+    return build_estimates(workload, machine, ranked, rows)[0]
 
 
-def _enumerate_plans(workload: Workload, machine: Machine, devices: int) -> tuple[PlanColumns, Mapping[str, int]]:
-    """All possible plans, and how many were ruled out by each rule (a plan counts for the first it breaks)."""
-    degrees = _list_degrees(workload, machine, devices)
-    # First the choices that rules judge, then, on what is left, those that only cost or save.
-    rows = _product(len(degrees), len(VIRTUAL_STAGES), len(MICRO_BATCH_SIZES))
-    base = degrees[rows[0]]
-    plans = _make_columns(base, virtual=np.array(VIRTUAL_STAGES)[rows[1]], micro=np.array(MICRO_BATCH_SIZES)[rows[2]])
-    plans = plans.select((plans.virtual == 1) | (plans.pp > 1))
-    counts: dict[str, int] = {}
-    plans = _drop_broken(workload, machine, plans, counts)
-    rows = _product(len(plans), len(ZERO_STAGES), len(RECOMPUTATIONS), 2)
-    kept = plans.select(rows[0])
-    plans = PlanColumns(
-        tp=kept.tp,
-        pp=kept.pp,
-        dp=kept.dp,
-        cp=kept.cp,
-        virtual=kept.virtual,
-        micro=kept.micro,
-        zero=np.array(ZERO_STAGES)[rows[1]],
-        recompute=rows[2],
-        sequence=rows[3] == 1,
-    )
-    # Without ranks to shard over all stages are the same; sequence parallelism needs tensor parallelism.
-    is_distinct = ((plans.zero == 0) | (plans.dp * plans.cp > 1)) & (~plans.sequence | (plans.tp > 1))
-    return _drop_broken(workload, machine, plans.select(is_distinct), counts), counts
-
-
-def _drop_broken(workload: Workload, machine: Machine, plans: PlanColumns, counts: dict[str, int]) -> PlanColumns:
-    dropped = np.zeros(len(plans), dtype=np.bool_)
-    for code, broken in find_violations(workload, machine, plans).items():
-        counts[code] = counts.get(code, 0) + int(np.count_nonzero(broken & ~dropped))
-        dropped |= broken
-    return plans.select(~dropped)
-
-
-def _product(*sizes: int) -> Integers:
-    """Index columns of the Cartesian product."""
-    return np.indices(sizes, dtype=np.int64).reshape(len(sizes), -1)
-
-
-def _list_degrees(workload: Workload, machine: Machine, devices: int) -> Integers:
-    """Rows of (tensor, pipeline, context, data) degrees whose product is `devices`."""
-    layers = workload.architecture.num_hidden_layers
-    longest = max(1, workload.sequence_length // _LEAST_TOKENS_PER_CONTEXT_RANK)
-    rows = []
-    for tensor in _list_divisors(machine.node_size):
-        if devices % tensor:
-            continue
-        for pipeline in _list_divisors(devices // tensor, largest=layers):
-            rest = devices // tensor // pipeline
-            rows += [
-                (tensor, pipeline, context, rest // context)
-                for context in _list_divisors(rest, largest=longest)
-                if context & (context - 1) == 0
-            ]
-    return np.array(rows, dtype=np.int64)
-
-
-def _list_divisors(number: int, *, largest: int | None = None) -> list[int]:
-    return [n for n in range(1, min(number, largest or number) + 1) if number % n == 0]
-
-
-def _make_columns(degrees: Integers, *, virtual: Integers, micro: Integers) -> PlanColumns:
-    size = len(degrees)
-    return PlanColumns(
-        tp=degrees[:, 0],
-        pp=degrees[:, 1],
-        cp=degrees[:, 2],
-        dp=degrees[:, 3],
-        virtual=virtual,
-        micro=micro,
-        zero=np.zeros(size, dtype=np.int64),
-        recompute=np.zeros(size, dtype=np.int64),
-        sequence=np.zeros(size, dtype=np.bool_),
-    )
+def _describe_rejected(machine: Machine, ranked: RankedPlans) -> tuple[Rejection, ...]:
+    rejected = [Rejection(reason=code, count=number) for code, number in ranked.broken.items()]
+    capacity = machine.accelerator.memory_bytes
+    too_large = np.flatnonzero(ranked.memory_bytes > capacity)
+    if len(too_large):
+        nearest = int(too_large[ranked.memory_bytes[too_large].argmin()])
+        out_of_memory = Rejection(
+            reason="out_of_memory",
+            count=len(too_large),
+            nearest=ranked.plans.plan(nearest),
+            missing_bytes=float(ranked.memory_bytes[nearest] - capacity),
+        )
+        rejected.insert(0, out_of_memory)
+    return tuple(rejected)

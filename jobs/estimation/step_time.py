@@ -1,19 +1,22 @@
-"""Time of one optimizer step, by part, on the slowest pipeline stage."""
+"""Time of one optimizer step, by part."""
 
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from jobs.estimation.flops import (
-    adapter_parameters_per_layer,
-    forward_layer_flop_per_token,
+from jobs.estimation.columns import Columns
+from jobs.estimation.communication_time import (
+    compute_context_parallel,
+    compute_data_parallel,
+    compute_expert_parallel,
+    compute_moe_age,
+    compute_pipeline_transfer,
+    compute_tensor_parallel,
 )
+from jobs.estimation.flops import MASKED_SHARE
 from jobs.estimation.geometry import Geometry
-from jobs.estimation.hardware import Machine
-from jobs.estimation.memory import bytes_per_weight, optimizer_bytes_per_parameter
-from jobs.estimation.plan import Booleans, Floats, Integers, PlanColumns
-from jobs.estimation.workload import Workload
+from jobs.estimation.plan import Floats
 
 STEP_PARTS: Final = (
     "matmul",
@@ -23,22 +26,31 @@ STEP_PARTS: Final = (
     "recomputation",
     "tensor_parallel",
     "context_parallel",
+    "expert_parallel",
     "host_overhead",
     "pipeline_bubble",
     "pipeline_transfer",
     "data_parallel",
     "optimizer",
+    "offload",
+    "step_overhead",
 )
 
 # Passes of the flash kernel: backward does 5 products where forward does 2 (Dao 2022, arXiv 2205.14135, algorithm 4).
 _FLASH_BACKWARD: Final = 2.5
 # Recomputing the forward pass launches as many kernels as the forward pass, about a third of forward and backward.
 _HOST_SHARE_OF_FORWARD: Final = 1 / 3
+# Kernels work on tiles of 128 keys, so the diagonal of a causal mask costs half a tile more.
+_TILE: Final = 128.0
+# Of the fp32 peak, which vector units reach far more easily than matrix units reach theirs (NVIDIA's BERT tables).
+_VECTOR_FRACTION: Final = 0.9
+# Logits: fp32 copy, maximum, exponentials, gradient: about five passes over 4 bytes.
+_LOGITS_TRAFFIC: Final = 20.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class LayerTime:
-    """Seconds of one layer and one micro-batch on one rank."""
+    """Seconds of one layer (the mean of dense and mixture layers) and one micro-batch on one rank."""
 
     matmul: Floats
     attention: Floats
@@ -46,20 +58,19 @@ class LayerTime:
     recomputation: Floats
 
 
-def compute_step_time(
-    workload: Workload, machine: Machine, plans: PlanColumns, geometry: Geometry
-) -> dict[str, Floats]:
+def compute_step_time(columns: Columns, geometry: Geometry) -> dict[str, Floats]:
     """Seconds of one step by part; their sum is the step.
 
     The slowest stage is busy for all micro-batches; the pipeline's fill and drain, the exposed part of the
     communication and the optimizer come on top.
     """
-    constants = machine.accelerator.efficiency
-    layer = _compute_layer(workload, machine, plans, geometry)
-    logits = _compute_logits(workload, machine, plans, geometry)
-    tensor = _compute_tensor_parallel(workload, machine, plans, geometry)
-    context = _compute_context_parallel(workload, machine, plans, geometry, attention=layer.attention)
-    busy_layer = layer.matmul + layer.attention + layer.elementwise + layer.recomputation + tensor + context
+    plans = columns.plans
+    layer = _compute_layer(columns, geometry)
+    logits = _compute_logits(columns, geometry)
+    tensor = compute_tensor_parallel(columns, geometry)
+    context = compute_context_parallel(columns, geometry, attention=layer.attention)
+    expert = compute_expert_parallel(columns, geometry)
+    busy_layer = layer.matmul + layer.attention + layer.elementwise + layer.recomputation + tensor + context + expert
 
     # The stage with most work: an inner one, or the last with the output projection.
     inner = geometry.middle_layers * busy_layer
@@ -68,11 +79,11 @@ def compute_step_time(
     layers = np.where(is_last_slowest, geometry.last_layers, geometry.middle_layers)
     stage_logits = np.where(is_last_slowest, logits, 0.0)
     device = layers * busy_layer + stage_logits
-
-    launches = 1 + np.where(plans.recompute == 2, _HOST_SHARE_OF_FORWARD, 0.0)
-    host = layers * constants.host_launch_s_per_layer * launches
+    launch = _compute_launch(columns, geometry)
+    host = layers * launch
     # A GPU works while the host launches ahead, so only the longer of the two counts; NumPy does one after the other.
-    host = np.maximum(0.0, host - device) if constants.asynchronous_launch else host
+    host = np.where(columns.machine.is_asynchronous, np.maximum(0.0, host - device), host)
+
     micro_batches = geometry.micro_batches
     times = micro_batches * layers
     parts = {
@@ -83,206 +94,208 @@ def compute_step_time(
         "recomputation": times * layer.recomputation,
         "tensor_parallel": times * tensor,
         "context_parallel": times * context,
+        "expert_parallel": times * expert,
         "host_overhead": micro_batches * host,
     }
     # Narayanan 2021 (arXiv 2104.04473), 2.2: (p - 1)/v times forward and backward of one micro-batch on one stage.
-    mean_stage = (workload.architecture.num_hidden_layers * busy_layer + logits) / plans.pp + host
-    parts["pipeline_bubble"] = (plans.pp - 1) / plans.virtual * mean_stage
-    parts["pipeline_transfer"] = _compute_pipeline_transfer(workload, machine, plans, geometry)
-    parts["data_parallel"] = _compute_data_parallel(workload, machine, plans, geometry, micro_batch=device + host)
-    parts["optimizer"] = _compute_optimizer(workload, machine, plans, geometry)
-    return {name: parts[name] for name in STEP_PARTS}
+    # ZB-H1 (arXiv 2401.10241, table 2) fills a third of it with weight gradients.
+    mean_device = (columns.model.layers * busy_layer + logits) / plans.pp
+    mean_host = columns.model.layers * launch / plans.pp
+    is_ahead = columns.machine.is_asynchronous
+    mean_stage = np.where(is_ahead, np.maximum(mean_device, mean_host), mean_device + mean_host)
+    filled = np.where(plans.schedule == 1, 1 / 3, 0.0)
+    parts["pipeline_bubble"] = (plans.pp - 1) / plans.virtual * mean_stage * (1 - filled)
+    parts["pipeline_transfer"] = compute_pipeline_transfer(columns, geometry)
+    parts["data_parallel"] = compute_data_parallel(columns, geometry, micro_batch=device + host)
+    parts["optimizer"] = _compute_optimizer(columns, geometry)
+    parts["offload"] = _compute_offload(columns, geometry)
+    # Synchronising and logging; nothing beside the work itself where one core does it all.
+    parts["step_overhead"] = columns.framework.step_overhead_s * columns.machine.is_asynchronous
+    slowdown = _straggling(columns) * np.exp(columns.everything.yearly_gain * columns.model.software_age)
+    whole = np.zeros(columns.size)
+    return {name: parts[name] * slowdown + whole for name in STEP_PARTS}
 
 
-def _matmul_seconds(workload: Workload, machine: Machine, plans: PlanColumns, flop: Floats) -> Floats:
-    """One matrix product: F/(peak x fraction) x (1 + half/F), so that small ones reach less of the peak."""
-    half_flop = 1e9 * machine.accelerator.efficiency.matmul_half_gflop
-    rate = machine.matmul_flop_per_s(workload.precision) * _sharded_efficiency(machine, plans)
-    return (flop + half_flop) / rate
+def _straggling(columns: Columns) -> Floats:
+    """Slowdown of many nodes: the slowest of them sets the pace; grows with the logarithm of their number."""
+    plans = columns.plans
+    nodes = np.maximum(plans.tp * plans.pp * plans.dp * plans.cp / columns.machine.node, 1.0)
+    return 1 + columns.everything.straggler * np.log2(nodes)
 
 
-def _sharded_efficiency(machine: Machine, plans: PlanColumns) -> Floats:
-    """FSDP and DeepSpeed (ZeRO 2, 3) reach less than Megatron: gathers share the device, kernels are less tuned."""
-    return np.where(plans.zero >= 2, machine.accelerator.efficiency.sharded_efficiency, 1.0)
+def _compute_launch(columns: Columns, geometry: Geometry) -> Floats:
+    """Time of the host to launch one layer's kernels for a micro-batch."""
+    model = columns.model
+    framework = columns.framework
+    everything = columns.everything
+    again = np.where(columns.plans.recompute == 2, _HOST_SHARE_OF_FORWARD, 0.0)
+    kernels = np.where(model.is_standard_attention, everything.standard_launch_factor, 1.0)
+    plain = framework.launch_s_per_layer * kernels + geometry.moe_share * (
+        everything.moe_launch_s_per_layer + everything.moe_launch_s_per_expert * model.experts / columns.plans.ep
+    ) * compute_moe_age(columns)
+    return columns.family.launch_factor * plain * (1 + again + model.is_preference * _HOST_SHARE_OF_FORWARD)
 
 
-def _memory_seconds(machine: Machine, moved_bytes: Floats) -> Floats:
-    accelerator = machine.accelerator
-    return moved_bytes / (accelerator.memory_bytes_per_s * accelerator.efficiency.memory_peak_fraction)
+def matmul_rate(columns: Columns) -> Floats:
+    """FLOP/s of a very large product on one device."""
+    machine = columns.machine
+    family = columns.family
+    fraction = np.where(columns.model.is_quantised, family.fp8_matmul_fraction, family.matmul_fraction)
+    fraction = np.where(columns.model.is_fp32, _VECTOR_FRACTION, fraction)
+    fraction = np.where(machine.is_measured, 1.0, fraction / columns.framework.slowdown)
+    return machine.matmul_peak * fraction
 
 
-def _compute_layer(workload: Workload, machine: Machine, plans: PlanColumns, geometry: Geometry) -> LayerTime:
-    arch = workload.architecture
-    tokens = geometry.tokens
-    is_standard = workload.attention_kernel == "standard"
-    # Four products a layer: query-key-value, output, up (and gate), down.
-    query = arch.query_size / plans.tp
-    inner = arch.intermediate_size / plans.tp
-    products = (query + 2 * geometry.kv_width, query, (arch.mlp_matrices - 1) * inner, inner)
-    forward = np.sum(
-        [_matmul_seconds(workload, machine, plans, 2 * tokens * arch.hidden_size * width) for width in products], axis=0
+def _memory_seconds(columns: Columns, moved_bytes: Floats) -> Floats:
+    return moved_bytes / (columns.machine.memory_rate * columns.family.memory_fraction)
+
+
+def _compute_layer(columns: Columns, geometry: Geometry) -> LayerTime:
+    model = columns.model
+    plans = columns.plans
+    everything = columns.everything
+    forward = _compute_products(columns, geometry)
+    # Backward: gradients of inputs and of weights; frozen weights need only the first. Weight gradients are added to
+    # the fp32 accumulator: read and written once a micro-batch.
+    held = geometry.dense_parameters + geometry.expert_parameters
+    accumulate = _memory_seconds(columns, columns.framework.gradient_traffic_bytes * held)
+    passes = np.where(model.is_adapter, 1.0, 2.0)
+    adapters = 6 * geometry.worked_tokens * model.adapter_parameters / plans.tp / matmul_rate(columns)
+    reference = model.is_preference * forward
+    matmul = (1 + passes) * forward + np.where(model.is_adapter, 2 * adapters, accumulate) + reference
+
+    attention_forward = _compute_attention(columns, geometry)
+    is_standard = model.is_standard_attention
+    attention = attention_forward * (np.where(is_standard, 3.0, 1.0 + _FLASH_BACKWARD) + model.is_preference)
+
+    moved = _count_elementwise_bytes(columns, geometry) * columns.framework.traffic_factor
+    # Scores written, scaled, masked and normalised, dropped out, read: about 13 bytes an element at 2 bytes each.
+    scores = 6.5 * model.weight_bytes * model.heads * model.sequence / plans.tp * is_standard
+    elementwise_forward = _memory_seconds(columns, geometry.worked_tokens * (moved + scores))
+    elementwise = (3 + model.is_preference) * elementwise_forward
+
+    core_again = np.where(
+        is_standard,
+        attention_forward + _memory_seconds(columns, geometry.worked_tokens * scores),
+        _memory_seconds(columns, geometry.worked_tokens * 8.0 * model.hidden / geometry.around),
     )
-    # Backward: gradients of inputs and of weights; frozen weights need only the first.
-    backward_passes = 1.0 if workload.is_adapter else 2.0
-    matmul = (1 + backward_passes) * forward
-    if workload.is_adapter:
-        adapter_flop = 6 * tokens * adapter_parameters_per_layer(workload) / plans.tp
-        matmul = matmul + _matmul_seconds(workload, machine, plans, adapter_flop)
+    whole_again = everything.recompute_factor * (forward + attention_forward + elementwise_forward)
+    share = np.where(
+        plans.recomputed_layers > 0, np.minimum(plans.recomputed_layers / geometry.middle_layers, 1.0), 1.0
+    )
+    again = np.where(plans.recompute == 2, whole_again, np.where(plans.recompute == 1, core_again, 0.0))
+    return LayerTime(matmul=matmul, attention=attention, elementwise=elementwise, recomputation=share * again)
 
-    _, attention_flop = forward_layer_flop_per_token(workload)
+
+def _compute_products(columns: Columns, geometry: Geometry) -> Floats:
+    """Seconds of a layer's matrix products forward.
+
+    Roofline without overlap: arithmetic, and a share of the operands' traffic: a product of (M, K) and (K, N) moves
+    MK + KN + MN values. Summed over products, M (K + N) is the tokens times the widths, and KN the weights.
+    """
+    model = columns.model
+    tokens = geometry.worked_tokens
+    rate = matmul_rate(columns)
+    size = model.operand_bytes
+    tensor = columns.plans.tp
+    flop = 2 * tokens * geometry.dense_parameters
+    mlp_widths = (model.mlp_matrices + 1) * geometry.mlp_width + 3 * model.hidden
+    widths = 2 * model.hidden + geometry.query_width + 2 * geometry.kv_width + geometry.output_width + mlp_widths
+    traffic = tokens * widths + geometry.dense_parameters
+    seconds = flop / rate
+    if np.any(geometry.moe_share):
+        routed = tokens * geometry.moe_share * model.experts_per_token / tensor
+        one_expert = model.mlp_matrices * model.hidden * model.expert_width
+        narrow = columns.everything.narrow_expert_width / np.maximum(model.expert_width, 1.0)
+        seconds = seconds + 2 * routed * one_expert / rate * (1 + narrow * compute_moe_age(columns))
+        expert_widths = (model.mlp_matrices + 1) * model.expert_width + 3 * model.hidden
+        traffic = traffic + routed * expert_widths + geometry.expert_parameters
+    moved = _memory_seconds(columns, columns.everything.gemm_traffic * size * traffic)
+    return seconds + moved
+
+
+def _compute_attention(columns: Columns, geometry: Geometry) -> Floats:
+    """Seconds of a layer's attention core forward: scores and weighted values."""
+    model = columns.model
     # The unfused kernel computes the masked half of the scores, too.
-    done = 2.0 if is_standard and not arch.sliding_window else 1.0
-    rate = machine.peak_flop_per_s(workload.precision) * machine.accelerator.efficiency.attention_peak_fraction
-    attention_forward = tokens * done * attention_flop / plans.tp / (rate * _sharded_efficiency(machine, plans))
-    attention = attention_forward * (3.0 if is_standard else 1.0 + _FLASH_BACKWARD)
-
-    elementwise_forward = _memory_seconds(machine, tokens * _count_elementwise_bytes(workload, plans, geometry))
-    # Stages 2 and 3 mean FSDP or DeepSpeed, whose norms, rotations and activations are mostly separate eager kernels.
-    factor = machine.accelerator.efficiency.sharded_elementwise_factor
-    elementwise_forward = elementwise_forward * np.where(plans.zero >= 2, factor, 1.0)
-    scores = np.zeros(len(plans))
-    if is_standard:
-        # Scores written, scaled, masked and normalised, dropped out, read: about 13 bytes an element at 2 bytes each.
-        moved = 6.5 * bytes_per_weight(workload) * arch.num_attention_heads * workload.sequence_length / plans.tp
-        scores = _memory_seconds(machine, tokens * moved)
-    elementwise = 3 * (elementwise_forward + scores)
-
-    core_again = (
-        attention_forward + scores if is_standard else _memory_seconds(machine, tokens * 8.0 * arch.hidden_size)
-    )
-    whole_again = forward + attention_forward + elementwise_forward + scores
-    recomputation = np.choose(plans.recompute, [np.zeros(len(plans)), core_again, whole_again])
-    return LayerTime(matmul=matmul, attention=attention, elementwise=elementwise, recomputation=recomputation)
+    full = np.where(model.is_standard_attention, model.sequence, np.minimum(model.span + _TILE / 2, model.sequence))
+    flop = 2 * geometry.worked_tokens * full * (geometry.query_width + geometry.output_width)
+    family = columns.family
+    everything = columns.everything
+    fraction = np.where(model.has_vendor_attention, family.attention_fraction, family.portable_attention_fraction)
+    head = (np.minimum(model.head_dim, 128.0) / 128.0) ** everything.head_size_exponent
+    fraction = np.where(columns.machine.is_measured, family.attention_fraction, fraction * head)
+    unaligned = np.where(np.mod(model.head_dim, 8.0) > 0, everything.unaligned_attention_slowdown, 1.0)
+    return flop * unaligned * columns.framework.slowdown / (columns.machine.attention_peak * fraction)
 
 
-def _count_elementwise_bytes(workload: Workload, plans: PlanColumns, geometry: Geometry) -> Floats:
-    """Bytes a token that norms, residuals, rotations and activation functions read and write in a forward pass."""
-    arch = workload.architecture
-    size = bytes_per_weight(workload)
-    around = np.where(plans.sequence, plans.tp, 1)
+def _count_elementwise_bytes(columns: Columns, geometry: Geometry) -> Floats:
+    """Bytes a token that norms, residuals, rotations, activation functions and casts move in a forward pass."""
+    model = columns.model
+    size = model.weight_bytes
     # Two norms (read, write) and two residual sums (read twice, write); GPT's dropouts ride on the sums.
-    outside = size * 10 * arch.hidden_size / around
-    rotation = size * 2 * (arch.query_size / plans.tp + geometry.kv_width)
-    activation = size * arch.mlp_matrices * arch.intermediate_size / plans.tp
-    return outside + rotation + activation
+    outside = size * 10 * model.hidden / geometry.around
+    rotation = size * 2 * (geometry.query_width + geometry.kv_width)
+    routed = geometry.moe_share * model.experts_per_token / columns.plans.tp
+    activation = size * model.mlp_matrices * (geometry.mlp_width + routed * model.expert_width)
+    dispatched = (
+        size * 2 * columns.everything.dispatch_traffic_passes * routed * model.hidden * compute_moe_age(columns)
+    )
+    inputs = 2 * model.hidden + geometry.output_width + geometry.mlp_width
+    inputs = inputs + routed * (model.hidden + model.expert_width)
+    casts = model.is_quantised * columns.everything.fp8_cast_passes * inputs
+    return outside + rotation + activation + dispatched + casts
 
 
-def _compute_logits(workload: Workload, machine: Machine, plans: PlanColumns, geometry: Geometry) -> Floats:
+def _compute_logits(columns: Columns, geometry: Geometry) -> Floats:
     """Output projection and loss of one micro-batch."""
-    arch = workload.architecture
-    width = np.ceil(arch.vocab_size / plans.tp)
-    passes = 2.0 if workload.is_adapter else 3.0
-    product = _matmul_seconds(workload, machine, plans, 2 * geometry.tokens * arch.hidden_size * width)
-    # fp32 copy, maximum, exponentials, gradient: about five passes over 4 bytes.
-    return passes * product + _memory_seconds(machine, geometry.tokens * width * 20.0)
+    model = columns.model
+    width = np.ceil(model.vocabulary / columns.plans.tp)
+    passes = 3.0 - model.is_adapter + model.is_preference
+    tokens = geometry.worked_tokens * np.where(model.is_masked, MASKED_SHARE, 1.0)
+    # The output projection stays in 16 bits where the layers run in FP8.
+    rate = columns.machine.attention_peak * columns.family.matmul_fraction / columns.framework.slowdown
+    rate = np.where(columns.machine.is_measured, columns.machine.matmul_peak, rate)
+    product = 2 * tokens * model.hidden * width / rate
+    traffic = model.weight_bytes * (tokens * (model.hidden + width) + model.hidden * width)
+    moved = passes * columns.everything.gemm_traffic * traffic + tokens * width * _LOGITS_TRAFFIC
+    return passes * product + _memory_seconds(columns, moved)
 
 
-def _ring_seconds(machine: Machine, *, sent_bytes: Floats, ranks: Integers, in_node: Integers) -> Floats:
-    """A ring collective that sends `sent_bytes` from every rank; `in_node` ranks of the group share a node.
-
-    NCCL-tests PERFORMANCE.md: (n - 1)/n M bytes for gather or scatter, twice that for all-reduce. Between nodes a
-    rank has its own network card, and in_node ** nic_sharing of them serve the ring.
-    """
-    constants = machine.accelerator.efficiency
-    intra = machine.intra_bytes_per_s * constants.intra_link_fraction
-    inter = machine.inter_bytes_per_s * constants.inter_link_fraction * in_node**constants.nic_sharing
-    crosses = ranks > in_node
-    rate = np.where(crosses, np.minimum(inter, intra), intra)
-    latency = 1e-6 * constants.link_latency_us * np.ceil(np.log2(np.maximum(ranks, 1)))
-    return np.where(ranks > 1, sent_bytes / rate + latency, 0.0)
-
-
-def _compute_tensor_parallel(workload: Workload, machine: Machine, plans: PlanColumns, geometry: Geometry) -> Floats:
-    """Exposed time a layer and micro-batch.
-
-    Shoeybi 2019 (arXiv 1909.08053), 3: two all-reduces of the layer's output forward and two backward; as many bytes
-    with sequence parallelism (gather and scatter, arXiv 2205.05198, 4.2.2); two more where the layer is recomputed.
-    """
-    count = 4 + np.where(plans.recompute == 2, 2, 0)
-    output = geometry.tokens * workload.architecture.hidden_size * bytes_per_weight(workload)
-    sent = 2 * (plans.tp - 1) / plans.tp * output
-    one = _ring_seconds(machine, sent_bytes=sent, ranks=plans.tp, in_node=plans.tp)
-    return count * one * (1 - machine.accelerator.efficiency.tensor_overlap)
-
-
-def _compute_context_parallel(
-    workload: Workload, machine: Machine, plans: PlanColumns, geometry: Geometry, *, attention: Floats
-) -> Floats:
-    """Exposed time a layer and micro-batch of ring attention (Liu 2023, arXiv 2310.01889).
-
-    Keys and values go round once forward and, with their gradients, twice backward, behind the attention.
-    """
-    sent = 3 * 2 * (plans.cp - 1) * geometry.tokens * geometry.kv_width * bytes_per_weight(workload)
-    in_node = np.minimum(plans.cp, np.maximum(1, machine.node_size // plans.tp))
-    moving = _ring_seconds(machine, sent_bytes=sent, ranks=plans.cp, in_node=in_node)
-    return np.where(plans.cp > 1, np.maximum(0.0, moving - attention), 0.0)
-
-
-def _compute_pipeline_transfer(workload: Workload, machine: Machine, plans: PlanColumns, geometry: Geometry) -> Floats:
-    """Exposed time of a step for activations and their gradients between stages.
-
-    Narayanan 2021 (arXiv 2104.04473), 4.1: 2 s b h bytes a boundary, split over tensor ranks, v times if interleaved.
-    """
-    constants = machine.accelerator.efficiency
-    size = geometry.tokens * workload.architecture.hidden_size * bytes_per_weight(workload) / plans.tp
-    within = plans.tp * geometry.shards * plans.pp <= machine.node_size
-    intra = machine.intra_bytes_per_s * constants.intra_link_fraction
-    inter = machine.inter_bytes_per_s * constants.inter_link_fraction
-    one = size / np.where(within, intra, inter) + 1e-6 * constants.link_latency_us
-    count = 2 * geometry.micro_batches * plans.virtual
-    return np.where(plans.pp > 1, count * one * (1 - constants.pipeline_overlap), 0.0)
-
-
-def _count_trainable(workload: Workload, plans: PlanColumns, geometry: Geometry) -> tuple[Floats, Floats]:
-    """Parameters on the fullest rank: (trainable, all)."""
+def _owned_parameters(columns: Columns, geometry: Geometry) -> Floats:
+    """Trained parameters whose optimizer state the fullest rank holds."""
+    plans = columns.plans
+    model = columns.model
+    layers = geometry.first_layers
     ends = np.where(
         plans.pp == 1,
         geometry.embedding_parameters + geometry.head_parameters,
         np.maximum(geometry.embedding_parameters, geometry.head_parameters),
     )
-    whole = geometry.first_layers * geometry.layer_parameters + ends
-    if not workload.is_adapter:
-        return whole, whole
-    return geometry.first_layers * adapter_parameters_per_layer(workload) / plans.tp, whole
+    dense = layers * (geometry.dense_parameters + geometry.other_parameters) + ends
+    dense = np.where(model.is_adapter, layers * model.adapter_parameters / plans.tp, dense)
+    experts = np.where(model.is_adapter, 0.0, layers * geometry.expert_parameters)
+    is_sharded = plans.zero >= 1
+    dense = np.where(is_sharded, dense / geometry.shards, dense)
+    return dense + np.where(is_sharded, experts / np.minimum(geometry.expert_shards, geometry.shards), experts)
 
 
-def _compute_data_parallel(
-    workload: Workload, machine: Machine, plans: PlanColumns, geometry: Geometry, *, micro_batch: Floats
-) -> Floats:
-    """Exposed time of a step for gradients, and for weights where they are sharded.
-
-    Rajbhandari 2019 (arXiv 1910.02054), 7: reduce-scatter of gradients and all-gather of weights, together what an
-    all-reduce moves; stage 3 gathers the weights twice for every micro-batch, and stages 2 and 3 reduce after each.
-    """
-    constants = machine.accelerator.efficiency
-    trainable, whole = _count_trainable(workload, plans, geometry)
-    size = bytes_per_weight(workload)
-    ranks = geometry.shards
-    in_node = np.minimum(ranks, np.maximum(1, machine.node_size // plans.tp))
-    share = (ranks - 1) / ranks
-    micro_batches = geometry.micro_batches
-    # Megatron reduces fp32 gradients once a step; FSDP and ZeRO-2/3 reduce 16-bit ones every micro-batch.
-    once = share * trainable * (4.0 + np.where(plans.zero >= 1, size, 4.0))
-    stage_2 = share * trainable * size * (micro_batches + 1)
-    stage_3 = share * micro_batches * (2 * size * whole + size * trainable)
-    sent = np.choose(plans.zero, [once, once, stage_2, stage_3])
-    buckets: Floats = geometry.first_layers * np.choose(plans.zero, [2, 2, micro_batches + 1, 3 * micro_batches])
-    moving = _ring_seconds(machine, sent_bytes=sent, ranks=ranks, in_node=in_node)
-    latency: Floats = 1e-6 * constants.link_latency_us * np.log2(ranks) * buckets
-    # Stages 0 and 1 hide behind the last backward pass, stages 2 and 3 behind the whole step.
-    is_every: Booleans = plans.zero >= 2
-    window = np.where(is_every, micro_batches * micro_batch, 2 / 3 * micro_batch)
-    hidden = constants.data_overlap * window
-    # The last bucket (one layer) has nothing to hide behind.
-    exposed = np.maximum(
-        moving - hidden, moving / (np.maximum(geometry.first_layers, 1) * np.where(is_every, micro_batches, 1))
-    )
-    return np.where(ranks > 1, exposed + latency, 0.0)
-
-
-def _compute_optimizer(workload: Workload, machine: Machine, plans: PlanColumns, geometry: Geometry) -> Floats:
+def _compute_optimizer(columns: Columns, geometry: Geometry) -> Floats:
     """Reading and writing states, gradients (twice: norm and update) and weights; bound by memory."""
-    trainable, _ = _count_trainable(workload, plans, geometry)
-    owned = np.where(plans.zero >= 1, trainable / geometry.shards, trainable)
-    moved = 2 * optimizer_bytes_per_parameter(workload) + 3 * 4.0 + bytes_per_weight(workload)
-    return _memory_seconds(machine, owned * moved)
+    model = columns.model
+    moved = 2 * model.state_bytes + 3 * model.gradient_bytes + model.weight_bytes
+    return _memory_seconds(columns, _owned_parameters(columns, geometry) * moved)
+
+
+def _compute_offload(columns: Columns, geometry: Geometry) -> Floats:
+    """Traffic to host memory: gradients down and weights up a step (ZeRO-Offload, arXiv 2101.06840, 4), and with
+    offloaded weights each of them up twice a micro-batch (ZeRO-Infinity, arXiv 2104.07857, 4.1)."""
+    plans = columns.plans
+    if not np.any(plans.offload):
+        return np.zeros(1)
+    model = columns.model
+    owned = _owned_parameters(columns, geometry)
+    states = owned * (model.weight_bytes + model.gradient_bytes)
+    weights = 2 * geometry.micro_batches * model.weight_bytes * geometry.first_layers * geometry.dense_parameters
+    moved = states + np.where(plans.offload >= 2, weights, 0.0)
+    return np.where(plans.offload >= 1, moved / columns.machine.host_rate, 0.0)

@@ -32,6 +32,8 @@ class InvalidInput(ValueError):
 
 def check_integer(field: str, value: object, *, minimum: int, maximum: int) -> int:
     """Return `value` as int; 1e12 counts as an integer (JSON writes large numbers so), True does not."""
+    if type(value) is int and minimum <= value <= maximum:
+        return value  # nearly always; what follows is slow
     allowed = f"an integer from {minimum} to {maximum}"
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InvalidInput(field, value, allowed)
@@ -49,6 +51,8 @@ def check_integer(field: str, value: object, *, minimum: int, maximum: int) -> i
 
 def check_number(field: str, value: object, *, minimum: float, maximum: float) -> float:
     """Return `value` as a finite float between `minimum` and `maximum`, both allowed."""
+    if type(value) is float and minimum <= value <= maximum:
+        return value  # nearly always; what follows is slow
     allowed = f"a number from {minimum:g} to {maximum:g}"
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InvalidInput(field, value, allowed)

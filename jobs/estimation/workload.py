@@ -9,6 +9,7 @@ from jobs.estimation.hardware import PRECISIONS
 from jobs.estimation.presets import get_preset, presets
 from jobs.estimation.validation import (
     InvalidInput,
+    check_boolean,
     check_choice,
     check_integer,
     check_keys,
@@ -17,11 +18,15 @@ from jobs.estimation.validation import (
     check_text,
 )
 
-TASKS: Final = ("pretraining", "continued_pretraining", "full_finetuning", "lora", "qlora")
+TASKS: Final = ("pretraining", "continued_pretraining", "full_finetuning", "lora", "qlora", "preference_tuning")
 ADAPTER_TASKS: Final = ("lora", "qlora")
-OPTIMIZERS: Final = ("adamw", "adamw_8bit", "lion", "sgd_momentum", "sgd")
+OPTIMIZERS: Final = ("adamw", "adamw_8bit", "adafactor", "muon", "lion", "sgd_momentum", "sgd")
+FRAMEWORKS: Final = ("megatron", "deepspeed", "fsdp", "jax", "mindspore", "paddle", "native")
 LORA_TARGETS: Final = ("attention_qv", "attention", "all_linear")
 ATTENTION_KERNELS: Final = ("flash", "standard")
+
+REFERENCE_YEAR: Final = 2026.5
+"""Software of this date is what an estimate assumes; published runs say theirs."""
 
 MAX_TOKENS: Final = 10**16
 MAX_SEQUENCE_LENGTH: Final = 10_000_000
@@ -41,7 +46,16 @@ class Workload:
 
     `global_batch_size` counts sequences; `tokens` is what the run sees in all (epochs included).
     `attention_kernel` "flash" never stores the score matrix; "standard" is unfused attention with dropout masks,
-    as in 2021-22 stacks and in plain NumPy. `bytes_per_token_on_disk` is that of tokenised data.
+    as in 2021-22 stacks and in plain NumPy. `framework` is the family of the training software: "megatron" (Megatron
+    Core and what is built on it), "deepspeed" (Megatron-DeepSpeed, ZeRO), "fsdp" (PyTorch FSDP, eager kernels), "jax"
+    (MaxText, Paxml), "mindspore", "paddle", "native" (hand-written loops such as llm.c). `fp32_gradients`: gradients
+    accumulate, and are reduced, in fp32 (Megatron-LM); NVIDIA's performance recipes use 16 bits. `software_year` is
+    the date of the training software as a year with decimals; older software is slower, above all for mixtures of
+    experts. `fused_kernels`: fine-tuning with FSDP or DeepSpeed runs fused norms, activations and losses (Transformer
+    Engine, Liger) instead of the model's plain code. `pure_bf16`: gradients and optimizer states are 16-bit, too, and
+    there is no fp32 master copy (torchtune, litgpt's "bf16-true", Transformers where the weights were loaded in bf16).
+    "preference_tuning" (DPO) trains all weights and runs a frozen reference model forward.
+    `bytes_per_token_on_disk` is that of tokenised data.
     """
 
     architecture: Architecture
@@ -54,8 +68,13 @@ class Workload:
     lora_rank: int = 16
     lora_targets: str = "all_linear"
     attention_kernel: str = "flash"
+    framework: str = "megatron"
+    fp32_gradients: bool = True
+    software_year: float = REFERENCE_YEAR
     bytes_per_token_on_disk: float = 2.0
     preset: str | None = field(default=None, compare=False)
+    pure_bf16: bool = False
+    fused_kernels: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.architecture, Architecture):
@@ -65,6 +84,11 @@ class Workload:
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("lora_targets", self.lora_targets, LORA_TARGETS)
         check_choice("attention_kernel", self.attention_kernel, ATTENTION_KERNELS)
+        check_choice("framework", self.framework, FRAMEWORKS)
+        check_boolean("fp32_gradients", self.fp32_gradients)
+        check_boolean("fused_kernels", self.fused_kernels)
+        if check_boolean("pure_bf16", self.pure_bf16) and self.precision != "bf16":
+            raise InvalidInput("pure_bf16", True, f"false with precision {self.precision}")
         bounds = {
             "tokens": MAX_TOKENS,
             "sequence_length": MAX_SEQUENCE_LENGTH,
@@ -73,6 +97,8 @@ class Workload:
         }
         for name, maximum in bounds.items():
             object.__setattr__(self, name, check_integer(name, getattr(self, name), minimum=1, maximum=maximum))
+        year = check_number("software_year", self.software_year, minimum=2017.0, maximum=2100.0)
+        object.__setattr__(self, "software_year", year)
         number = check_number("bytes_per_token_on_disk", self.bytes_per_token_on_disk, minimum=0.0, maximum=1e7)
         object.__setattr__(self, "bytes_per_token_on_disk", number)
         rows = self.architecture.learned_position_rows

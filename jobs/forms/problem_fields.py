@@ -10,6 +10,8 @@ _FIELD_OF = {
     "devices": "devices_per_node",
     "model": "model_source",
     "model.preset": "preset",
+    "fp32_gradients": "gradient_precision",
+    "pure_bf16": "gradient_precision",
     "override_estimate": "override_estimate",
 }
 _FIELD_OF_PREFIX = {

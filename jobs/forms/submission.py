@@ -15,11 +15,15 @@ from django.utils.translation import gettext_lazy
 
 from accounts import access
 from accounts.models import Partition, Project, User
-from jobs.estimation import LORA_TARGETS
+from jobs.estimation import LORA_TARGETS, presets
 from jobs.forms.choices import (
+    FRAMEWORK_CHOICES,
+    GRADIENT_CHOICES,
+    OFFLOAD_CHOICES,
     OPTIMIZER_CHOICES,
     PRECISION_CHOICES,
     RECOMPUTATION_CHOICES,
+    SCHEDULE_CHOICES,
     TARGET_NAMES,
     TASK_CHOICES,
     preset_choices,
@@ -27,15 +31,23 @@ from jobs.forms.choices import (
 from jobs.forms.problem_fields import field_of_problem
 from jobs.forms.quantities import CountField, MinutesField
 from jobs.models import EntryKind, Launcher
+from jobs.services.estimates import precisions_of
 from jobs.services.problems import FieldProblem
 from jobs.services.submission import SubmissionRequest
+from jobs.services.wording import invalid_value
 from jobs.spec import MAX_SCRIPT_BYTES
 
 MAX_CONFIG_BYTES: Final = 256 * 1024
 _MAX_COUNT: Final = 1_000_000
 _PLACEHOLDER_SCRIPT: Final = "#!/bin/sh\n"
 
-_WORKLOAD_FIELDS = ("task", "sequence_length", "global_batch_size", "precision", "optimizer", "attention_kernel")
+_WORKLOAD_FIELDS = (
+    *("task", "sequence_length", "global_batch_size", "precision", "optimizer", "attention_kernel", "framework"),
+    "bytes_per_token_on_disk",
+)
+# What is trained in by default, where the accelerator has it.
+_USUAL_PRECISION: Final = "bf16"
+_OTHER_PRECISIONS: Final = ("fp16", "fp32")
 
 
 def _whole(label: Any, *, low: int = 1, high: int = _MAX_COUNT, required: bool = False, **extra: Any) -> Any:
@@ -90,6 +102,8 @@ class JobForm(forms.Form):
         required=False,
         choices=[("", gettext_lazy("Automatic")), ("flash", "FlashAttention"), ("standard", gettext_lazy("Unfused"))],
     )
+    framework = forms.ChoiceField(label=gettext_lazy("Framework"), choices=FRAMEWORK_CHOICES, required=False)
+    gradient_precision = forms.ChoiceField(label=gettext_lazy("Gradients in"), choices=GRADIENT_CHOICES, required=False)
     lora_rank = _whole(gettext_lazy("LoRA rank"), high=4096)
     lora_targets = forms.ChoiceField(
         label=gettext_lazy("LoRA targets"),
@@ -111,11 +125,26 @@ class JobForm(forms.Form):
     pipeline_parallel = _whole(gettext_lazy("Pipeline parallel (PP)"), initial=1)
     context_parallel = _whole(gettext_lazy("Context parallel (CP)"), initial=1)
     data_parallel = _whole(gettext_lazy("Data parallel (DP)"), help_text=gettext_lazy("Empty: what is left."))
+    expert_parallel = _whole(
+        gettext_lazy("Expert parallel (EP)"), initial=1, help_text=gettext_lazy("Within DP × CP × TP.")
+    )
     virtual_stages = _whole(gettext_lazy("Virtual stages"), high=1024, initial=1)
     micro_batch_size = _whole(gettext_lazy("Micro-batch"), initial=1)
     zero_stage = _whole(gettext_lazy("ZeRO stage"), low=0, high=3, initial=1)
     recomputation = forms.ChoiceField(
         label=gettext_lazy("Recomputation"), choices=RECOMPUTATION_CHOICES, required=False, initial="none"
+    )
+    recomputed_layers = _whole(
+        gettext_lazy("Recomputed layers"), low=0, help_text=gettext_lazy("Of each stage; empty: all.")
+    )
+    zero_group = _whole(
+        gettext_lazy("ZeRO group"), low=0, help_text=gettext_lazy("Ranks that share states; empty: all.")
+    )
+    pipeline_schedule = forms.ChoiceField(
+        label=gettext_lazy("Pipeline schedule"), choices=SCHEDULE_CHOICES, required=False, initial="1f1b"
+    )
+    offload = forms.ChoiceField(
+        label=gettext_lazy("Kept in host memory"), choices=OFFLOAD_CHOICES, required=False, initial="none"
     )
     sequence_parallel = forms.BooleanField(label=gettext_lazy("Sequence parallelism"), required=False)
 
@@ -252,6 +281,7 @@ class JobForm(forms.Form):
             self._read_model_json("architecture", data.get("architecture"))
         if source != "none":
             self._require("tokens", _("Say how many tokens the run sees."))
+        self._check_precision()
         if not self.is_draft:
             if data.get("script_file"):
                 data["script"] = data["script_file"]
@@ -324,23 +354,51 @@ class JobForm(forms.Form):
             "config": lambda: {"config": data["config_json"]},
             "architecture": lambda: {"architecture": data["architecture"]},
         }[source]()
-        names = [*_WORKLOAD_FIELDS, "bytes_per_token_on_disk"]
+        names = [*_WORKLOAD_FIELDS]
         if data.get("task") in ("lora", "qlora"):
             names += ["lora_rank", "lora_targets"]
         chosen = {name: data[name] for name in names if data.get(name) not in (None, "")}
+        if "precision" not in chosen and (precision := self._replace_usual_precision()):
+            chosen["precision"] = precision
+        if data.get("gradient_precision") == "pure-bf16":
+            chosen["pure_bf16"] = True
+        elif data.get("gradient_precision"):
+            chosen["fp32_gradients"] = data["gradient_precision"] == "fp32"
         return {"model": model, "tokens": data["tokens"], **chosen}
+
+    def _replace_usual_precision(self) -> str | None:
+        """What to train in where the accelerators don't have the usual precision; None where they do."""
+        partition = self.chosen_partition
+        known = precisions_of(partition) if partition else ()
+        preset = presets().get(self.cleaned_data.get("preset", ""))
+        is_named = self.cleaned_data["model_source"] == "preset"
+        usual = preset.defaults.get("precision", _USUAL_PRECISION) if preset and is_named else _USUAL_PRECISION
+        if not known or usual in known:
+            return None
+        return next((precision for precision in _OTHER_PRECISIONS if precision in known), None)
 
     def _plan(self) -> dict[str, Any] | None:
         data = self.cleaned_data
         if data["model_source"] == "none" or data.get("plan_mode") != "manual":
             return None
-        numbers = ("tensor_parallel", "pipeline_parallel", "context_parallel", "data_parallel")
+        degrees = ("tensor_parallel", "pipeline_parallel", "context_parallel", "data_parallel", "expert_parallel")
         return {
-            **{name: data[name] or 1 for name in (*numbers, "virtual_stages", "micro_batch_size")},
-            "zero_stage": data["zero_stage"] or 0,
+            **{name: data[name] or 1 for name in (*degrees, "virtual_stages", "micro_batch_size")},
+            **{name: data[name] or 0 for name in ("zero_stage", "zero_group", "recomputed_layers")},
             "recomputation": data["recomputation"] or "none",
+            "pipeline_schedule": data["pipeline_schedule"] or "1f1b",
+            "offload": data["offload"] or "none",
             "sequence_parallel": data["sequence_parallel"],
         }
+
+    def _check_precision(self) -> None:
+        precision, partition = self.cleaned_data.get("precision"), self.chosen_partition
+        if not precision or partition is None or self.cleaned_data.get("model_source") == "none":
+            return
+        known = precisions_of(partition)
+        if known and precision not in known:
+            allowed = f"a precision of {partition.accelerator}: " + ", ".join(known)
+            self.add_error("precision", invalid_value(field="precision", value=precision, allowed=allowed).message)
 
     def _fill_data_parallel(self) -> None:
         data = self.cleaned_data
@@ -415,7 +473,10 @@ def initial_from_request(request: SubmissionRequest, *, cloned_from: uuid.UUID) 
             initial |= {"model_source": "preset", "preset": model["preset"]}
         else:
             initial |= {"model_source": "architecture", "architecture": json.dumps(model["architecture"])}
-        initial |= workload
+        gradients = "fp32" if workload.pop("fp32_gradients", True) else "16-bit"
+        if workload.pop("pure_bf16", False):
+            gradients = "pure-bf16"
+        initial |= {**workload, "gradient_precision": gradients}
     return initial
 
 

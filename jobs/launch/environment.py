@@ -51,4 +51,13 @@ def _list_plan_variables(plan: Plan) -> dict[str, str]:
         variables["PORTAL_RECOMPUTATION"] = plan.recomputation
     if plan.precision:
         variables["PORTAL_PRECISION"] = plan.precision
-    return variables
+    # What few programs know, and few plans have: exported only where the plan has it.
+    rare: dict[str, object] = {
+        "PORTAL_VIRTUAL_STAGES": plan.virtual_stages if plan.virtual_stages > 1 else "",
+        "PORTAL_SEQUENCE_PARALLEL": 1 if plan.sequence_parallel else "",
+        "PORTAL_RECOMPUTED_LAYERS": plan.recomputed_layers or "",
+        "PORTAL_ZERO_GROUP": plan.zero_group or "",
+        "PORTAL_PIPELINE_SCHEDULE": "" if plan.pipeline_schedule == "1f1b" else plan.pipeline_schedule,
+        "PORTAL_OFFLOAD": "" if plan.offload == "none" else plan.offload,
+    }
+    return variables | {name: str(value) for name, value in rare.items() if value != ""}

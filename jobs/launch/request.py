@@ -8,8 +8,18 @@ from typing import Final, Literal, get_args
 from jobs.spec import MAX_SCRIPT_BYTES, InvalidSpec, JobSpec, validate_script
 
 Launcher = Literal["none", "torchrun"]
-Precision = Literal["", "fp32", "tf32", "fp16", "bf16", "fp8"]
+Precision = Literal["", "fp32", "tf32", "fp16", "bf16", "fp8", "fp4"]
 Recomputation = Literal["", "none", "selective", "full"]
+PipelineSchedule = Literal["", "1f1b", "zero_bubble"]
+Offload = Literal["", "none", "optimizer", "optimizer_and_weights"]
+
+_PLAN_WORDS: Final[Mapping[str, object]] = {
+    "precision": Precision,
+    "recomputation": Recomputation,
+    "pipeline_schedule": PipelineSchedule,
+    "offload": Offload,
+}
+_MAY_BE_ZERO: Final = ("sequence_length", "recomputed_layers", "zero_group")
 
 MAX_ARGUMENTS: Final = 4096
 MAX_ARGUMENT_CHARACTERS: Final = 32 * 1024
@@ -50,7 +60,7 @@ class Plan:
     """The parallel plan that the estimate chose, in whole numbers; exported to the job as PORTAL_* variables.
 
     `gradient_accumulation_steps` micro-batches are added up in each data-parallel rank before one optimizer step.
-    A 0 or an empty string says "not part of the plan" and exports nothing.
+    A 0, an empty string or False says "not part of the plan" and exports nothing.
     """
 
     tensor_parallel: int = 1
@@ -64,19 +74,26 @@ class Plan:
     zero_stage: int = 0
     recomputation: Recomputation = ""
     precision: Precision = ""
+    virtual_stages: int = 1
+    sequence_parallel: bool = False
+    recomputed_layers: int = 0
+    zero_group: int = 0
+    pipeline_schedule: PipelineSchedule = ""
+    offload: Offload = ""
 
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
             where = f"plan.{item.name}"
-            if item.name == "precision":
-                _one_of(where, value, get_args(Precision))
-            elif item.name == "recomputation":
-                _one_of(where, value, get_args(Recomputation))
+            if item.name in _PLAN_WORDS:
+                _one_of(where, value, get_args(_PLAN_WORDS[item.name]))
+            elif item.name == "sequence_parallel":
+                if not isinstance(value, bool):
+                    raise InvalidSpec(where, value, "true or false")
             elif item.name == "zero_stage":
                 _whole(where, value, 0, 3)
             else:
-                _whole(where, value, 0 if item.name == "sequence_length" else 1, _MAX_PARALLEL)
+                _whole(where, value, 0 if item.name in _MAY_BE_ZERO else 1, _MAX_PARALLEL)
 
     @property
     def devices(self) -> int:

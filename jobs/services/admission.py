@@ -14,6 +14,7 @@ from jobs.estimation import ENGINE_VERSION
 from jobs.estimation import Estimate as EngineEstimate
 from jobs.models import Estimate, Job
 from jobs.services import estimates, launching
+from jobs.services.calibration import version_of
 from jobs.services.lifecycle import StaleJob, transition
 from jobs.services.limits import broken_limits, limit_problem
 from jobs.spec import InvalidSpec
@@ -143,6 +144,7 @@ def _store(job: Job, estimate: EngineEstimate, at: datetime) -> None:
         return  # held before: it has its estimate
     Estimate.objects.create(
         job=job,
+        calibration_id=version_of(estimate),
         inputs={
             "workload": job.workload,
             "plan": job.plan,

@@ -1,6 +1,7 @@
 """Between the database and the estimation engine."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from django.utils.translation import get_language
@@ -17,6 +18,8 @@ from jobs.estimation import (
     estimate,
     estimate_best,
 )
+from jobs.estimation.calibrated_estimate import estimate_calibrated
+from jobs.services.calibration import active_calibration
 from jobs.services.problems import FieldProblem
 from jobs.services.wording import invalid_value
 
@@ -61,11 +64,25 @@ def parse_workload(data: Mapping[str, Any]) -> Workload:
 def estimate_workload(
     workload: Workload, machine: Machine, *, devices: int, plan: Mapping[str, Any] | None = None
 ) -> Estimate:
-    """What the workload needs on `devices` accelerators: by the given plan, or by the best there is.
+    """What the workload needs on `devices` accelerators, corrected by finished jobs: by the given or the best plan.
 
     Raises:
         EstimateInvalid: if the plan is not allowed or doesn't multiply to `devices`.
     """
+    active = active_calibration()
+    if active is None:
+        return estimate_uncalibrated(workload, machine, devices=devices, plan=plan)
+    factors = active.look_up(workload, machine, devices=devices)
+    # A plan has to fit with the memory that jobs here really use: searched on a machine that has that much less.
+    searched = _with_memory(machine, machine.accelerator.memory_bytes / factors.memory_factor)
+    found = estimate_uncalibrated(workload, searched, devices=devices, plan=plan)
+    return estimate_calibrated(workload, machine, found.plan, factors=factors, version=active.version)
+
+
+def estimate_uncalibrated(
+    workload: Workload, machine: Machine, *, devices: int, plan: Mapping[str, Any] | None = None
+) -> Estimate:
+    """What the engine alone says; otherwise as `estimate_workload`."""
     try:
         if plan is None:
             return estimate_best(workload, machine, devices)
@@ -79,6 +96,11 @@ def estimate_workload(
         raise EstimateInvalid(_problem(error, prefix="plan" if plan is not None else "workload")) from error
 
 
+def _with_memory(machine: Machine, memory_bytes: float) -> Machine:
+    """The same machine with accelerators of other memory."""
+    return replace(machine, accelerator=replace(machine.accelerator, memory_bytes=int(memory_bytes)))
+
+
 def preset_title(preset: Preset) -> str:
     """What a known model is called in the reader's language."""
     return preset.title_zh if (get_language() or "").startswith("zh") and preset.title_zh else preset.title
@@ -88,6 +110,12 @@ def accelerator_title(code: str) -> str:
     """The catalogue's name of an accelerator; the code itself if it isn't there."""
     known = accelerators().get(code)
     return known.title if known else code
+
+
+def precisions_of(partition: Partition) -> tuple[str, ...]:
+    """The precisions that the partition's accelerators compute in; empty if the catalogue doesn't have them."""
+    known = accelerators().get(partition.accelerator)
+    return tuple(known.peak_flop_per_s) if known else ()
 
 
 def _problem(error: InvalidInput, *, prefix: str) -> FieldProblem:

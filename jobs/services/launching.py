@@ -72,4 +72,11 @@ def _launch_plan(job: Job) -> Plan | None:
         zero_stage=plan["zero_stage"],
         recomputation=plan["recomputation"],
         precision=workload["precision"],
+        # Plans of jobs from before these were planned don't have them.
+        virtual_stages=plan.get("virtual_stages", 1),
+        sequence_parallel=plan.get("sequence_parallel", False),
+        recomputed_layers=plan.get("recomputed_layers", 0),
+        zero_group=plan.get("zero_group", 0),
+        pipeline_schedule=plan.get("pipeline_schedule", ""),
+        offload=plan.get("offload", ""),
     )

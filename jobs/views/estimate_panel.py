@@ -13,6 +13,8 @@ from django.utils.translation import pgettext_lazy
 from accounts.models import Partition, User
 from jobs.estimation import Advice, Estimate, Machine, Workload
 from jobs.forms import JobForm
+from jobs.forms.choices import OFFLOAD_NAMES
+from jobs.presentation import describe_basis
 from jobs.services import estimates
 from jobs.services.advice import (
     MEMORY_PART_LABELS,
@@ -32,17 +34,32 @@ STEP_PART_LABELS: Final = {
     "recomputation": pgettext_lazy("step part", "Recomputation"),
     "tensor_parallel": pgettext_lazy("step part", "Tensor-parallel traffic"),
     "context_parallel": pgettext_lazy("step part", "Context-parallel traffic"),
+    "expert_parallel": pgettext_lazy("step part", "Expert-parallel traffic"),
     "host_overhead": pgettext_lazy("step part", "Host overhead"),
     "pipeline_bubble": pgettext_lazy("step part", "Pipeline bubble"),
     "pipeline_transfer": pgettext_lazy("step part", "Pipeline transfers"),
     "data_parallel": pgettext_lazy("step part", "Data-parallel traffic"),
     "optimizer": pgettext_lazy("step part", "Optimizer step"),
+    "offload": pgettext_lazy("step part", "Host-memory transfers"),
+    "step_overhead": pgettext_lazy("step part", "Step overhead"),
 }
 RECOMPUTATION_LABELS: Final = {
     "none": pgettext_lazy("recomputation", "none"),
     "selective": pgettext_lazy("recomputation", "selective"),
     "full": pgettext_lazy("recomputation", "full"),
 }
+
+
+LOSS_LABELS: Final = {
+    "checkpoints": pgettext_lazy("lost time", "writing checkpoints"),
+    "rework": pgettext_lazy("lost time", "repeating lost work"),
+    "restarts": pgettext_lazy("lost time", "restarting"),
+    "segments": pgettext_lazy("lost time", "going on in another job"),
+}
+# Parts of a step below this share are shown as one: there are more of them than colours that can be told apart.
+_SMALL_PART: Final = 0.005
+# Below this part of the run a loss isn't worth a line.
+_SMALL_LOSS: Final = 0.001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,9 +178,19 @@ def describe_estimate(result: Mapping[str, Any]) -> dict[str, Any]:
         "memory_chart": json.dumps(_memory_chart(result)),
         "step_chart": json.dumps(_step_chart(result["step_parts_s"], result["step_s"])),
         "recomputation": str(RECOMPUTATION_LABELS[result["plan"]["recomputation"]]),
+        "offload": "" if result["plan"].get("offload", "none") == "none" else OFFLOAD_NAMES[result["plan"]["offload"]],
+        "losses": _list_losses(result),
+        "basis_text": describe_basis(result),
         "remarks": [Remark(severity=item["severity"], text=describe_advice(item)) for item in result["advice"]],
         "assumption_texts": [describe_assumption(code) for code in result["assumptions"]],
     }
+
+
+def _list_losses(result: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """What takes time without progress, with its seconds over the whole run; none in estimates stored before."""
+    losses = result.get("losses_s") or {}
+    least = _SMALL_LOSS * result["duration_s"]
+    return [(str(label), losses[name]) for name, label in LOSS_LABELS.items() if losses.get(name, 0) > least]
 
 
 def describe_warnings(warnings: tuple[Any, ...]) -> list[str]:
@@ -189,15 +216,16 @@ def _memory_chart(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _step_chart(parts: Mapping[str, float], step_s: float) -> dict[str, Any]:
     scale, unit = (1000, "ms") if step_s < 1 else (1, "s")
+    shown = {name: parts[name] for name in STEP_PART_LABELS if parts.get(name, 0) >= _SMALL_PART * step_s}
+    series = [{"name": str(STEP_PART_LABELS[name]), "values": [seconds * scale]} for name, seconds in shown.items()]
+    rest_s = sum(parts.values()) - sum(shown.values())
+    if rest_s > _SMALL_PART * step_s / 100:
+        series.append({"name": _("Other"), "values": [rest_s * scale]})
     return {
         "unit": unit,
         "decimals": 1 if step_s * scale >= 10 else 2,
         "categories": [_("One step")],
-        "series": [
-            {"name": str(label), "values": [parts[name] * scale]}
-            for name, label in STEP_PART_LABELS.items()
-            if parts.get(name)
-        ],
+        "series": series,
     }
 
 

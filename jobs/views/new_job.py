@@ -15,6 +15,7 @@ from accounts.models import User
 from jobs.forms import JobForm
 from jobs.forms.submission import initial_from_request
 from jobs.models import Job
+from jobs.services.estimates import precisions_of
 from jobs.services.problems import IdempotencyConflict, InvalidRequest, RefusedRequest
 from jobs.services.submission import clone_request, preview_job, submit_job
 from jobs.tasks import nudge_after_commit
@@ -143,7 +144,10 @@ def _render_form(request: HttpRequest, form: JobForm) -> HttpResponse:
         "jobs/new.html",
         {
             "form": form,
-            "partitions": [(form.address(item), item, form.address(item) == chosen) for item in form.partitions],
+            "partitions": [
+                (form.address(item), item, form.address(item) == chosen, " ".join(precisions_of(item)))
+                for item in form.partitions
+            ],
             "has_plan_errors": any(name in form.errors for name in _ADVANCED),
             "is_manual": form["plan_mode"].value() == "manual",
         },
@@ -168,6 +172,13 @@ _ADVANCED = (
     "zero_stage",
     "recomputation",
     "sequence_parallel",
+    "expert_parallel",
+    "recomputed_layers",
+    "zero_group",
+    "pipeline_schedule",
+    "offload",
+    "framework",
+    "gradient_precision",
     "attention_kernel",
     "bytes_per_token_on_disk",
 )

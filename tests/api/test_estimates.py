@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rest_framework.throttling import SimpleRateThrottle
 
-from accounts.models import LedgerEntry
+from accounts.models import LedgerEntry, Partition
 from jobs.estimation import Estimate, Machine, Workload, estimate_best
 from jobs.models import Estimate as StoredEstimate
 from jobs.models import Job
@@ -15,6 +15,19 @@ from tests.factories import HOUR_S
 
 Check = Callable[..., dict[str, Any]]
 WORKLOAD = {"model": {"preset": "llama-2-7b"}, "tokens": 10**9}
+
+MIXTRAL = {
+    "model_type": "mixtral",
+    "num_hidden_layers": 32,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "vocab_size": 32000,
+    "max_position_embeddings": 32768,
+}
 
 
 def run(**fields: Any) -> dict[str, Any]:
@@ -43,7 +56,8 @@ def test_an_estimate_is_the_engines_and_says_its_advice_in_words(api: ApiClient)
 
 def test_what_the_engine_gets_back_is_what_it_said(api: ApiClient) -> None:
     got = api.post("estimates", run()).json()["estimate"]
-    del got["accelerator_hours"]
+    del got["accelerator_hours"], got["basis_text"]
+    assert got.pop("calibration") is None
     for item in got["advice"]:
         del item["text"]
     got["assumptions"] = [item["code"] for item in got["assumptions"]]
@@ -87,6 +101,46 @@ def test_a_given_plan_is_estimated_as_it_is(api: ApiClient) -> None:
     assert api.post("estimates", run(plan=plan)).json()["estimate"]["plan"]["tensor_parallel"] == 8
 
 
+@pytest.mark.parametrize(
+    ("preset", "accelerator", "nodes"), [("deepseek-v3", "h800-80g", 32), ("mixtral-8x7b", "a800-80g", 8)]
+)
+def test_a_mixture_of_experts_is_spread_over_accelerators(
+    site: Site, api: ApiClient, preset: str, accelerator: str, nodes: int
+) -> None:
+    Partition.objects.update(accelerator=accelerator, nodes=32)
+    answer = api.post("estimates", run(nodes=nodes, workload={"model": {"preset": preset}, "tokens": 10**11}))
+    assert answer.status_code == 200
+    estimate = answer.json()["estimate"]
+    assert estimate["fits"] is True
+    assert estimate["plan"]["expert_parallel"] > 1
+    assert estimate["active_parameters"] < estimate["parameters"] / 3
+    assert "expert_parallel" in estimate["step_parts_s"]
+
+
+def test_a_config_of_experts_is_the_model_of_its_preset(api: ApiClient) -> None:
+    answer = api.post("estimates", run(nodes=8, workload={"model": {"config": MIXTRAL}, "tokens": 10**11}))
+    assert answer.status_code == 200
+    named = api.post("estimates", run(nodes=8, workload={"model": {"preset": "mixtral-8x7b"}, "tokens": 10**11}))
+    assert answer.json()["estimate"] == named.json()["estimate"]
+
+
+def test_a_given_plan_may_have_all_that_the_engine_plans(api: ApiClient) -> None:
+    plan = {"data_parallel": 64, "expert_parallel": 8, "zero_stage": 2, "recomputation": "full", "recomputed_layers": 8}
+    workload = {"model": {"preset": "mixtral-8x7b"}, "tokens": 10**11, "framework": "megatron", "fp32_gradients": False}
+    answer = api.post("estimates", run(nodes=8, plan={**plan, "offload": "optimizer"}, workload=workload))
+    assert answer.status_code == 200
+    assert plan.items() <= answer.json()["estimate"]["plan"].items()
+
+
+def test_an_estimate_says_its_ranges_and_what_it_rests_on(api: ApiClient) -> None:
+    got = api.post("estimates", run()).json()["estimate"]
+    assert got["step_p10_s"] < got["step_s"] < got["step_p90_s"]
+    assert got["memory_p10_bytes"] < got["memory_bytes"] < got["memory_p90_bytes"]
+    assert got["rests_on"]["family"] > 0
+    assert str(got["rests_on"]["family"]) in got["basis_text"]
+    assert sum(got["losses_s"].values()) == pytest.approx(got["duration_s"] * (1 - got["expected_goodput"]), rel=0.05)
+
+
 def test_nothing_is_written(api: ApiClient) -> None:
     before = (Job.objects.count(), StoredEstimate.objects.count(), LedgerEntry.objects.count())
     api.post("estimates", run(project="nlp"))
@@ -124,6 +178,12 @@ def test_an_estimate_costs_few_queries(api: ApiClient, django_assert_max_num_que
         ({"workload": {**WORKLOAD, "tokens": -1}}, "workload.tokens"),
         ({"workload": {**WORKLOAD, "colour": 1}}, "workload.colour"),
         ({"workload": {**WORKLOAD, "precision": "fp7"}}, "workload.precision"),
+        ({"workload": {**WORKLOAD, "precision": "fp8"}}, "workload.precision"),
+        ({"workload": {**WORKLOAD, "framework": "abacus"}}, "workload.framework"),
+        ({"workload": {**WORKLOAD, "fp32_gradients": "yes"}}, "workload.fp32_gradients"),
+        ({"plan": {"data_parallel": 8, "expert_parallel": 2}}, "plan.expert_parallel"),
+        ({"plan": {"data_parallel": 8, "zero_group": 3}}, "plan.zero_group"),
+        ({"plan": {"data_parallel": 8, "offload": "moon"}}, "plan.offload"),
         ({"plan": {"tensor_parallel": 3}}, "plan"),
         ({"plan": {"tensor_parallel": 8, "zero_stage": 9}}, "plan.zero_stage"),
         ({"plan": {"tensor": 8}}, "plan.tensor"),

@@ -13,10 +13,26 @@ from accounts.models import Membership, Role
 from jobs.models import Job
 from jobs.states import JobState
 from tests.api.conftest import ApiClient, Site
+from tests.earlier_estimates import FIRST_ENGINE, store_as_by_the_first_engine
 from tests.factories import HOUR_S
 
 Check = Callable[..., dict[str, Any]]
 WORKLOAD = {"model": {"preset": "char-transformer-demo"}, "tokens": 10**6}
+
+
+def test_an_estimate_of_an_earlier_engine_is_still_told(site: Site, api: ApiClient) -> None:
+    job = site.submit(workload=WORKLOAD)
+    site.tick()
+    stored = store_as_by_the_first_engine(job)
+    answer = api.get(f"jobs/{job.pk}")
+    assert answer.status_code == 200
+    estimate, plan = answer.json()["estimate"], answer.json()["plan"]
+    assert (estimate["engine_version"], estimate["duration_s"]) == (FIRST_ENGINE, stored["duration_s"])
+    assert estimate["step_p10_s"] is estimate["active_parameters"] is estimate["calibration"] is None
+    assert estimate["losses_s"] == estimate["rests_on"] == {}
+    assert estimate["basis_text"].startswith("Rests on")
+    assert (plan["offload"], plan["pipeline_schedule"], plan["zero_group"]) == ("none", "1f1b", 0)
+    assert api.post(f"jobs/{job.pk}/resubmit").status_code == 201
 
 
 def names(answer: Any) -> list[str]:

@@ -7,8 +7,20 @@ from typing import Any
 import pytest
 
 from jobs.api.names import body_path
-from jobs.estimation import ADVICE_TEXT, ASSUMPTION_TEXT, MEMORY_PARTS, Advice
+from jobs.estimation import (
+    ADVICE_TEXT,
+    ASSUMPTION_TEXT,
+    MEMORY_PARTS,
+    STEP_PARTS,
+    Advice,
+    Machine,
+    Workload,
+    accelerators,
+    estimate_best,
+)
+from jobs.estimation.run_total import LOSSES
 from jobs.launch import LaunchWarning
+from jobs.presentation import BASIS_WORDING, describe_basis
 from jobs.services.advice import (
     ADVICE_WORDING,
     ASSUMPTION_WORDING,
@@ -17,6 +29,7 @@ from jobs.services.advice import (
     describe_assumption,
     describe_launch_warning,
 )
+from jobs.views.estimate_panel import LOSS_LABELS, STEP_PART_LABELS
 
 
 def fields(template: str) -> set[str]:
@@ -31,6 +44,21 @@ def test_every_code_of_the_engine_has_words_and_no_other_has() -> None:
     assert set(ADVICE_WORDING) == set(ADVICE_TEXT)
     assert set(ASSUMPTION_WORDING) == set(ASSUMPTION_TEXT)
     assert set(MEMORY_PART_LABELS) == set(MEMORY_PARTS)
+    assert set(STEP_PART_LABELS) == set(STEP_PARTS)
+    assert set(LOSS_LABELS) == set(LOSSES)
+
+
+@pytest.mark.parametrize(("accelerator", "measured"), [(code, None) for code in accelerators()] + [("host-cpu", 1e11)])
+def test_whatever_an_accelerators_estimates_rest_on_has_words(accelerator: str, measured: float | None) -> None:
+    machine = Machine.from_catalog(accelerator, measured_peak_flop_per_s=measured)
+    precision = next(iter(machine.accelerator.peak_flop_per_s))
+    workload = {"model": {"preset": "gpt2-small"}, "tokens": 10**9, "precision": precision}
+    result = estimate_best(Workload.from_dict(workload), machine, 1).to_dict()
+    words = describe_basis(result)
+    assert result["basis"] in BASIS_WORDING
+    assert words.startswith("Rests on ")
+    assert words.endswith("No finished job of this centre has corrected it.")
+    assert describe_basis({"basis": result["basis"]}) == BASIS_WORDING[result["basis"]]
 
 
 @pytest.mark.parametrize("code", sorted(ADVICE_TEXT))

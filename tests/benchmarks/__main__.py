@@ -1,4 +1,4 @@
-"""Run benchmarks, all or those named: `python -m tests.benchmarks [reconcile web ledger race dispatch]`."""
+"""Run benchmarks, all or those named: `python -m tests.benchmarks [reconcile web ledger race dispatch …]`."""
 
 import argparse
 import importlib
@@ -14,7 +14,7 @@ import django
 from portal.embedded.testing import ensure_test_servers
 from tests.benchmarks.measure import describe_load
 
-NAMES = ("reconcile", "dispatch", "ledger", "race", "web")
+NAMES = ("reconcile", "dispatch", "ledger", "race", "web", "estimation_speed")
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
 

@@ -7,6 +7,7 @@ from django.urls import reverse
 from accounts.models import Cluster, User
 from jobs.models import Job
 from jobs.states import JobState
+from tests.earlier_estimates import FIRST_ENGINE, store_as_by_the_first_engine
 from tests.factories import make_policy, make_user
 from tests.jobs.conftest import Centre, native_id
 from tests.pages.conftest import SignIn
@@ -36,6 +37,41 @@ def test_a_running_job_shows_state_meaning_time_and_plan(centre: Centre, owner: 
     assert "80.00" in page, "reserved hours"
     assert 'data-live-interval="2"' in page
     assert "Cancel" in page
+
+
+def test_an_estimate_says_its_range_and_what_it_rests_on(centre: Centre, owner: Client) -> None:
+    job = centre.submit(workload={**WORKLOAD, "model": {"preset": "mixtral-8x7b"}}, nodes=8, time_limit_minutes=600)
+    centre.tick()
+    page = page_of(owner, job)
+    result = job.estimates.get().result
+    assert f"Rests on {result['rests_on']['family']} published runs on accelerators of the same family." in page
+    assert "No finished job of this centre has corrected it." in page
+    assert f"<li><span>EP</span>{result['plan']['expert_parallel']}</li>" in page
+    assert page.count("likely ") == 2
+    assert "(12.9" in page, "active parameters"
+
+
+def test_an_estimate_of_an_earlier_engine_is_still_shown(centre: Centre, owner: Client) -> None:
+    job = centre.submit(workload=WORKLOAD, time_limit_minutes=600)
+    centre.tick()
+    store_as_by_the_first_engine(job)
+    page = page_of(owner, job)
+    assert f"engine {FIRST_ENGINE}" in page
+    assert "likely " not in page
+    assert "Rests on" in page
+    assert owner.get(f"/jobs/new?clone={job.pk}").status_code == 200
+
+
+def test_a_job_of_an_earlier_engine_still_starts(centre: Centre, owner: Client) -> None:
+    job = centre.submit(workload=WORKLOAD, time_limit_minutes=600)
+    centre.tick(0)
+    job.refresh_from_db()
+    store_as_by_the_first_engine(job)
+    centre.tick()
+    centre.tick()
+    job.refresh_from_db()
+    assert job.state == JobState.RUNNING
+    assert "PORTAL_EXPERT_PARALLEL=1" in job.rendered_script
 
 
 def test_the_live_part_stops_the_polling_once_the_job_is_settled(centre: Centre, owner: Client) -> None:

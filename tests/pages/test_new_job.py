@@ -7,7 +7,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.urls import reverse
 
-from accounts.models import LedgerEntry
+from accounts.models import LedgerEntry, Partition
 from jobs.models import Job
 from jobs.states import JobState
 from tests.factories import make_allocation, make_partition, make_policy, make_project, make_user
@@ -66,6 +66,55 @@ def test_an_own_plan_is_kept(centre: Centre, owner: Client) -> None:
     owner.post(URL, filled_model_form(centre, **plan, micro_batch_size="1", recomputation="full", nodes="2"))
     job = Job.objects.get()
     assert (job.plan["tensor_parallel"], job.plan["data_parallel"], job.plan["recomputation"]) == (4, 4, "full")
+
+
+def test_an_own_plan_may_spread_experts_and_leave_states_in_host_memory(centre: Centre, owner: Client) -> None:
+    plan = {"plan_mode": "manual", "expert_parallel": "8", "zero_stage": "2", "offload": "optimizer"}
+    owner.post(URL, filled_model_form(centre, **plan, preset="mixtral-8x7b", nodes="4", recomputation="full"))
+    job = Job.objects.get()
+    assert job.plan is not None
+    wanted = {"expert_parallel": 8, "data_parallel": 32, "offload": "optimizer", "pipeline_schedule": "1f1b"}
+    assert wanted.items() <= job.plan.items()
+
+
+def test_framework_and_precision_of_gradients_are_taken_and_copied(centre: Centre, owner: Client) -> None:
+    chosen = {
+        "framework": "fsdp",
+        "gradient_precision": "16-bit",
+        "optimizer": "adafactor",
+        "task": "preference_tuning",
+    }
+    owner.post(URL, filled_model_form(centre, **chosen))
+    job = Job.objects.get()
+    assert job.workload is not None
+    wanted = {"framework": "fsdp", "fp32_gradients": False, "optimizer": "adafactor", "task": "preference_tuning"}
+    assert wanted.items() <= job.workload.items()
+    form = owner.get(f"{URL}?clone={job.pk}").context["form"]
+    assert {name: form[name].value() for name in chosen} == chosen
+
+
+def test_bf16_alone_is_taken_and_needs_that_precision(centre: Centre, owner: Client) -> None:
+    pure = {"gradient_precision": "pure-bf16", "task": "full_finetuning"}
+    refused = errors_of(owner.post(URL, filled_model_form(centre, **pure, precision="fp16")))
+    assert list(refused) == ["gradient_precision"]
+    owner.post(URL, filled_model_form(centre, **pure))
+    job = Job.objects.get()
+    assert job.workload is not None
+    assert job.workload["pure_bf16"] is True
+    assert owner.get(f"{URL}?clone={job.pk}").context["form"]["gradient_precision"].value() == "pure-bf16"
+
+
+def test_the_precision_is_one_that_the_accelerators_have(centre: Centre, owner: Client) -> None:
+    Partition.objects.update(accelerator="ascend910a-32g")
+    answer = owner.get(URL)
+    assert 'data-precisions="fp16"' in answer.content.decode()
+    refused = errors_of(owner.post(URL, filled_model_form(centre, precision="bf16")))
+    words = "“bf16” is not allowed here; allowed: a precision of ascend910a-32g: fp16."
+    assert refused == {"precision": [words]}
+    owner.post(URL, filled_model_form(centre, precision=""))
+    workload = Job.objects.get().workload
+    assert workload is not None
+    assert workload["precision"] == "fp16"
 
 
 BAD_FIELDS = [

@@ -75,6 +75,20 @@
     changed(form.elements.nodes);
   });
 
+  // Precisions ----------------------------------------------------------------------------------------------------
+
+  // Only those that the chosen partition's accelerators have; what is chosen stays, and the estimate says why not.
+  const offerPrecisions = () => {
+    const chosen = form.querySelector('[name="partition"]:checked');
+    const known = chosen ? chosen.dataset.precisions.split(' ').filter(Boolean) : [];
+    for (const option of form.elements.precision.options) {
+      option.hidden = known.length > 0 && option.value !== '' && !option.selected && !known.includes(option.value);
+      option.disabled = option.hidden;
+    }
+  };
+  form.addEventListener('input', offerPrecisions);
+  offerPrecisions();
+
   // The script ----------------------------------------------------------------------------------------------------
 
   document.addEventListener('htmx:afterSwap', (event) => {
