@@ -1,4 +1,4 @@
-"""How the contract suite drives each scheduler: one class per backend, listed once at the end."""
+"""How the contract suite drives each scheduler: one class per backend. A real Slurm has its own file."""
 
 import os
 import sqlite3
@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import psutil
 
-from jobs.backends.base import JobStatus, SchedulerBackend
+from jobs.backends.base import JobStatus, SchedulerBackend, UsageRow
 from jobs.backends.dummy import DummyBackend
 from jobs.backends.local import LocalBackend
 from jobs.backends.local.processes import MARKER_VARIABLE
@@ -84,6 +84,24 @@ class BackendHarness(ABC):
     name: ClassVar[str]
     runs_scripts: ClassVar[bool]
     minute_s: ClassVar[float] = 60.0
+    patience_s: ClassVar[float] = PATIENCE_S
+    predicts_at_once: ClassVar[bool] = True
+    """Does it know the expected start of a job at once, and to the second, or only estimate it after a while?"""
+    forecasts_waiting: ClassVar[bool] = True
+    """Does it tell when a job would start for which there is no room now?"""
+    bad_options: ClassVar[tuple[tuple[dict[str, Any], str], ...]] = (
+        ({"PARTITIONS": {}}, "PARTITIONS"),
+        ({"PARTITIONS": None}, "PARTITIONS"),
+        ({"PARTITIONS": {"a b": {}}}, "a b"),
+        ({"PARTITIONS": {"p": {"nodes": 0}}}, "nodes"),
+        ({"PARTITIONS": {"p": {"nodes": True}}}, "nodes"),
+        ({"PARTITIONS": {"p": {"devices": 8}}}, "devices"),
+        ({"PARTITIONS": {"p": {"state": "drain"}}}, "state"),
+        ({"PARTITIONS": {"p": {"gres_type": "a b"}}}, "gres_type"),
+        ({"PARTITIONS": {"p": []}}, "'p'"),
+        ({"TYPO": 1}, "TYPO"),
+    )
+    """Changes of the options that must be refused, and what the refusal names."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -125,9 +143,15 @@ class BackendHarness(ABC):
     def status(self, native_id: str) -> JobStatus:
         return self.backend.poll([native_id])[native_id]
 
+    def usage(self, native_id: str, since: datetime) -> dict[str, UsageRow]:
+        """What accounting says of all jobs that ended since; accounting that lags is waited for until it has one."""
+        rows = {row.native_id: row for row in self.backend.usage(since)}
+        assert native_id in rows
+        return rows
+
     def wait(self, native_id: str, until: Callable[[JobStatus], bool] = has_ended) -> JobStatus:
         """Let time pass until the job's status satisfies `until`."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + self.patience_s
         while True:
             status = self.status(native_id)
             if until(status):
@@ -244,7 +268,3 @@ class LocalHarness(BackendHarness):
             return not processes
 
         wait_until(kill_what_lives, "the processes of this test to be gone")
-
-
-HARNESSES: list[type[BackendHarness]] = [DummyHarness, LocalHarness]
-"""Every backend. A new one is added here and runs the whole suite."""

@@ -1,0 +1,91 @@
+"""Running commands: lists of arguments, never a shell, an environment made from nothing, and always a time-out."""
+
+import os
+import pwd
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from jobs.backends.base import SchedulerUnavailable, SubmissionRejected
+
+_SYSTEM_USERS: Final = frozenset({"root", "slurm", "munge", "mysql", "nobody"})
+"""Never researchers, whatever their number: Debian's slurm has one far above MIN_UID."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """How a command ended and what it printed."""
+
+    exit_code: int
+    output: bytes
+    errors: str
+
+    @property
+    def text(self) -> str:
+        """The output; bytes that are no UTF-8, as in somebody's comment, are replaced."""
+        return self.output.decode("utf-8", "replace")
+
+
+class CommandRunner:
+    """Runs commands as the portal's own user, or as a researcher by way of RUN_AS."""
+
+    def __init__(
+        self, *, run_as: tuple[str, ...] | None, environment: Mapping[str, str], timeout_s: float, min_uid: int
+    ) -> None:
+        self._run_as = run_as
+        self._environment = dict(environment)
+        self._timeout_s = timeout_s
+        self._min_uid = min_uid
+
+    def find_user(self, name: str) -> pwd.struct_passwd:
+        """The Unix account that a job runs as.
+
+        Raises:
+            SubmissionRejected: there is none, or it isn't one of a person.
+        """
+        if not name:
+            raise SubmissionRejected("The job's owner has no Unix account on this cluster.")
+        try:
+            account = pwd.getpwnam(name)
+        except KeyError:
+            raise SubmissionRejected(f"There is no Unix account {name!r} on this cluster.") from None
+        if account.pw_uid < self._min_uid or name in _SYSTEM_USERS:
+            raise SubmissionRejected(f"The Unix account {name!r} is the system's: no job may run as it.")
+        return account
+
+    def run(self, command: Sequence[str], *, user: str = "", input: bytes = b"") -> CommandResult:
+        """Run a command and wait for its end; as the portal's own user unless `user` is given.
+
+        Raises:
+            SchedulerUnavailable: it can't be started, or ran out of time. Then it may have had its effect.
+        """
+        words = [*self._prefix_for(user), *command]
+        try:
+            done = subprocess.run(  # noqa: S603  # a list of checked words
+                words,
+                input=input,
+                capture_output=True,
+                env=self._environment,
+                cwd="/",
+                timeout=self._timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise SchedulerUnavailable(f"{command[0]} did not answer within {self._timeout_s:g} s") from error
+        except OSError as error:
+            raise SchedulerUnavailable(f"{words[0]} can't be started: {error}") from error
+        return CommandResult(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace").strip())
+
+    def is_self(self, user: str) -> bool:
+        """Whether the portal itself runs as this user."""
+        return pwd.getpwnam(user).pw_uid == os.geteuid()
+
+    def _prefix_for(self, user: str) -> list[str]:
+        if not user or self.is_self(user):
+            return []
+        if self._run_as is not None:
+            return [word.replace("{user}", user) for word in self._run_as]
+        if os.geteuid() == 0:
+            return ["runuser", "-u", user, "--"]
+        raise SchedulerUnavailable(f"The portal can't run commands as {user!r}: set RUN_AS for this cluster.")

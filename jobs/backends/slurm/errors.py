@@ -1,0 +1,38 @@
+"""Telling a refusal from a silence, by Slurm's own words. See slurm_errno.c in Slurm's sources."""
+
+from typing import Final
+
+_UNAVAILABLE: Final = (
+    "unable to contact slurm controller",
+    "socket timed out",
+    "connection refused",
+    "connection timed out",
+    "connection reset",
+    "communication connection failure",
+    "communication shutdown failure",
+    "zero bytes were transmitted",
+    "insane message length",
+    "unexpected message received",
+    "transport endpoint",
+    "temporarily unable",
+    "temporarily unavailable",
+    "backup controller",
+    "unable to establish",
+    "authentication failure",
+    "protocol authentication error",
+    "invalid authentication credential",
+    "munge",
+    "could not establish a configuration source",
+    "resolve_ctls_from_dns_srv",
+    "invalid user id",
+    "config is unable to load",
+    "no route to host",
+    "incompatible versions",
+    "unspecified error",
+)
+
+
+def is_unavailability(words: str) -> bool:
+    """Whether Slurm's words say that it can't be asked now, rather than that it refuses this job."""
+    lowered = words.lower()
+    return any(sign in lowered for sign in _UNAVAILABLE)

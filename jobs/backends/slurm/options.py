@@ -1,0 +1,165 @@
+"""The OPTIONS of the Slurm backends, checked once."""
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+_PATH: Final = re.compile(r"\A/[A-Za-z0-9_.+/-]*\Z")
+_ENV_NAME: Final = re.compile(r"\A[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
+_UNIX_USER: Final = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
+_URL: Final = re.compile(r"\Ahttps?://[A-Za-z0-9.\[\]:-]+\Z")
+_COMMON: Final = frozenset({"JOBS_DIRECTORY", "RUN_AS", "PYTHON", "ENVIRONMENT", "TIMEOUT_S", "SETTLE_S", "MIN_UID"})
+_CLI: Final = _COMMON | {"SLURM_CONF", "PATH"}
+_REST: Final = _COMMON | {"URL", "USER", "TOKEN_DIRECTORY"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlurmOptions:
+    """What an operator may set in SCHEDULERS[alias]["OPTIONS"] for either Slurm backend.
+
+    JOBS_DIRECTORY  where each job gets a working directory of its own, named by its key; absolute, on a file system
+                    that the nodes have under the same path. Required.
+    RUN_AS          words before a command that is to run as a researcher, with {user} for the name, such as
+                    ["sudo", "-n", "-u", "{user}", "--"]. Without it: runuser for a portal that runs as root;
+                    otherwise only jobs of the portal's own user are possible.
+    PYTHON          Python for reading a researcher's output as that researcher; the path on this machine.
+    ENVIRONMENT     variables that every job gets besides the portal's own. Nothing else is handed on.
+    TIMEOUT_S       seconds after which a call to Slurm is given up: above Slurm's own MessageTimeout.
+    SETTLE_S        seconds after a submission in which Slurm may still turn out to have accepted it.
+    MIN_UID         no job runs as a user with a lower number.
+    """
+
+    jobs_directory: str
+    run_as: tuple[str, ...] | None = None
+    python: str = "/usr/bin/python3"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float = 15.0
+    settle_s: float = 30.0
+    min_uid: int = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CliOptions(SlurmOptions):
+    """Further OPTIONS of the command line.
+
+    SLURM_CONF  path of slurm.conf; Slurm's own default unless set.
+    PATH        where Slurm's commands are, as in the variable PATH.
+    """
+
+    slurm_conf: str = ""
+    path: str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestOptions(SlurmOptions):
+    """Further OPTIONS of slurmrestd.
+
+    URL              address of slurmrestd, such as https://slurm.example.org:6820. Required.
+    USER             the portal's own name in Slurm, for questions about all jobs. Required.
+    TOKEN_DIRECTORY  where a broker leaves a JSON Web Token for each user, as <user>.jwt with mode 0600. Required.
+    """
+
+    url: str
+    user: str
+    token_directory: str
+
+
+def read_cli_options(options: Mapping[str, Any]) -> CliOptions:
+    """Check the OPTIONS of `SlurmCliBackend`. Raises ValueError: the option, the value given, what is allowed."""
+    return CliOptions(
+        **_read_common(options, _CLI),
+        slurm_conf=_read_path(options, "SLURM_CONF", ""),
+        path=":".join(_check_path("PATH", part) for part in _read_search_path(options)),
+    )
+
+
+def read_rest_options(options: Mapping[str, Any]) -> RestOptions:
+    """Check the OPTIONS of `SlurmRestBackend`. Raises ValueError: the option, the value given, what is allowed."""
+    common = _read_common(options, _REST)
+    url, user = options.get("URL"), options.get("USER")
+    if not isinstance(url, str) or not _URL.match(url.rstrip("/")):
+        raise ValueError(f"URL: {url!r} is not allowed; allowed: http:// or https:// with a host and a port")
+    if not isinstance(user, str) or not _UNIX_USER.match(user) or user == "root":
+        raise ValueError(f"USER: {user!r} is not allowed; allowed: the name of a user other than root")
+    return RestOptions(
+        **common, url=url.rstrip("/"), user=user, token_directory=_read_path(options, "TOKEN_DIRECTORY", None)
+    )
+
+
+def _read_common(options: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    unknown = sorted(str(name) for name in set(options) - names)
+    if unknown:
+        raise ValueError(f"{unknown[0]}: no such option; allowed: {', '.join(sorted(names))}")
+    min_uid = options.get("MIN_UID", 1000)
+    if isinstance(min_uid, bool) or not isinstance(min_uid, int) or min_uid < 1:
+        raise ValueError(f"MIN_UID: {min_uid!r} is not allowed; allowed: a whole number above 0, which is root's")
+    return {
+        "jobs_directory": _read_path(options, "JOBS_DIRECTORY", None),
+        "run_as": _read_run_as(options.get("RUN_AS")),
+        "python": _read_path(options, "PYTHON", "/usr/bin/python3"),
+        "environment": _read_environment(options.get("ENVIRONMENT", {})),
+        "timeout_s": _read_seconds(options, "TIMEOUT_S", 15.0, low=0.1, high=120.0),
+        "settle_s": _read_seconds(options, "SETTLE_S", 30.0, low=0.0, high=3600.0),
+        "min_uid": min_uid,
+    }
+
+
+def _read_path(options: Mapping[str, Any], name: str, default: str | None) -> str:
+    value = options.get(name, default)
+    if value == "" and default == "":
+        return ""
+    return _check_path(name, value)
+
+
+def _check_path(name: str, value: object) -> str:
+    # A comma would end a variable in --export, "%" is replaced in the names of output files.
+    text = str(value) if isinstance(value, Path) else value
+    if not isinstance(text, str) or not _PATH.match(text) or os.path.normpath(text) != text.rstrip("/"):
+        raise ValueError(
+            f"{name}: {value!r} is not allowed; allowed: an absolute path of letters, digits and '/_.+-', without '..'"
+        )
+    return text.rstrip("/")
+
+
+def _read_search_path(options: Mapping[str, Any]) -> list[str]:
+    value = options.get("PATH", CliOptions.__dataclass_fields__["path"].default)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"PATH: {value!r} is not allowed; allowed: absolute directories with ':' between them")
+    return value.split(":")
+
+
+def _read_run_as(value: object) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    is_list = isinstance(value, list | tuple) and bool(value)
+    words = list(value) if isinstance(value, list | tuple) else []
+    if not is_list or not all(isinstance(word, str) and word and "\0" not in word for word in words):
+        raise ValueError(f"RUN_AS: {value!r} is not allowed; allowed: a list of words, one for each argument")
+    if not any("{user}" in word for word in words):
+        raise ValueError(f"RUN_AS: {value!r} is not allowed; allowed: words of which one has {{user}} in it")
+    return tuple(words)
+
+
+def _read_environment(value: object) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"ENVIRONMENT: {value!r} is not allowed; allowed: a mapping of names to texts")
+    for name, text in value.items():
+        if not isinstance(name, str) or not _ENV_NAME.match(name):
+            raise ValueError(f"ENVIRONMENT: the name {name!r} is not allowed; allowed: letters, digits and '_'")
+        if not isinstance(text, str) or not text.isprintable() or any(sign in text for sign in ",'\"\\"):
+            raise ValueError(
+                f"ENVIRONMENT[{name!r}]: {text!r} is not allowed; allowed: one line without commas, quotes, backslashes"
+            )
+    return dict(value)
+
+
+def _read_seconds(options: Mapping[str, Any], name: str, default: float, *, low: float, high: float) -> float:
+    value = options.get(name, default)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not low <= value <= high:
+        raise ValueError(f"{name}: {value!r} is not allowed; allowed: seconds from {low:g} to {high:g}")
+    return float(value)

@@ -1,0 +1,180 @@
+"""What only slurmrestd does: tokens, odd answers, and an interface that lacks some of the command line's abilities."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from jobs.backends.base import SchedulerUnavailable, SubmissionRejected
+from jobs.backends.slurm.backend import Submission
+from jobs.backends.slurm.rest import RestClient
+from jobs.backends.slurm.timer import add_signal_timer
+from jobs.states import JobState
+from tests.backends.harness import LONG, Behaviour
+from tests.backends.slurm_harness import SlurmRestHarness, write_token
+from tests.integration.slurm.lab import SlurmLab
+from tests.integration.slurm.layout import ALICE, BOB, PORTAL_USER
+
+OPENAPI = {"paths": {"/slurm/v0.0.38/jobs": {}, "/slurmdb/v0.0.38/jobs": {}}}
+
+
+@pytest.fixture
+def rest(slurm_lab: SlurmLab) -> Iterator[SlurmRestHarness]:
+    """A real slurmrestd."""
+    with SlurmRestHarness.on(slurm_lab) as harness:
+        yield harness
+
+
+class AnyToken:
+    def token_for(self, user: str) -> str:
+        return "token"
+
+
+def client_of(answer: Callable[[httpx.Request], httpx.Response]) -> RestClient:
+    """A client of a server that describes itself well and then answers so."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json=OPENAPI) if request.url.path == "/openapi/v3" else answer(request)
+
+    return RestClient(
+        url="http://slurm", user="portal", tokens=AnyToken(), timeout_s=1, transport=httpx.MockTransport(handle)
+    )
+
+
+def test_an_expired_token_is_named_before_slurm_is_asked(rest: SlurmRestHarness) -> None:
+    write_token(rest.lab, ALICE, rest.lab.mint_token(ALICE, lifespan_s=1))
+    spec = rest.make_spec()
+    with pytest.raises(SchedulerUnavailable, match="expired"):
+        rest.backend.submit(spec, key=spec.key)
+
+
+def test_a_token_of_another_user_opens_nothing(rest: SlurmRestHarness) -> None:
+    write_token(rest.lab, ALICE, rest.lab.mint_token(BOB))
+    spec = rest.make_spec()
+    with pytest.raises(SchedulerUnavailable):
+        rest.backend.submit(spec, key=spec.key)
+    assert rest.jobs_with(spec.key) == []
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o666])
+def test_a_token_that_others_may_read_is_not_used(rest: SlurmRestHarness, mode: int) -> None:
+    write_token(rest.lab, PORTAL_USER, rest.lab.mint_token(PORTAL_USER), mode=mode)
+    with pytest.raises(SchedulerUnavailable, match="0600"):
+        rest.backend.ping()
+
+
+def test_a_researcher_for_whom_the_broker_has_no_token_is_named(rest: SlurmRestHarness) -> None:
+    (rest.lab.layout.tokens / f"{ALICE}.jwt").unlink()
+    spec = rest.make_spec()
+    with pytest.raises(SchedulerUnavailable, match=ALICE):
+        rest.backend.submit(spec, key=spec.key)
+
+
+def test_a_failed_job_is_failed_in_accounting_whatever_code_accounting_gives(rest: SlurmRestHarness) -> None:
+    native_id = rest.submit(Behaviour(exit_code=7))
+    status = rest.wait(native_id)
+    assert (status.state, status.exit_code) == (JobState.FAILED, 7)
+    assert status.ended_at is not None
+    assert rest.usage(native_id, status.ended_at)[native_id].state is JobState.FAILED
+    (run,) = rest.backend._client.list_accounting(job_ids=[int(native_id)])
+    assert (run.state, run.exit_code) == (JobState.FAILED, None)
+
+
+def test_the_signal_before_the_end_reaches_the_batch_script(rest: SlurmRestHarness) -> None:
+    native_id = rest.submit_script(
+        "trap 'echo checkpoint; exit 42' USR1",
+        "while true; do sleep 0.1; done",
+        time_limit_minutes=10,
+        signal_name="USR1",
+        signal_lead_s=599,
+    )
+    status = rest.wait(native_id)
+    assert (status.state, status.exit_code) == (JobState.FAILED, 42)
+    assert rest.read_text(native_id) == "checkpoint\n"
+
+
+def test_a_job_that_ends_before_its_signal_leaves_no_timer(rest: SlurmRestHarness) -> None:
+    native_id = rest.submit(Behaviour(), signal_name="USR1", signal_lead_s=60)
+    assert rest.wait(native_id).state is JobState.COMPLETED
+
+
+def test_the_timer_goes_into_bash_scripts_only(rest: SlurmRestHarness) -> None:
+    spec = rest.make_spec(signal_name="USR1", signal_lead_s=60, script="#!/usr/bin/python3\nprint(1)\n")
+    assert add_signal_timer(spec) == spec.script
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(502, text="<html>Bad gateway</html>"),
+        httpx.Response(200, text='{"jobs": [{"job_id": 1'),
+        httpx.Response(200, json=[]),
+        httpx.Response(200, json={"errors": []}),
+        httpx.Response(200, json={"jobs": "none", "errors": []}),
+        httpx.Response(200, json={"jobs": [], "errors": [{"error": "Unable to connect to database"}]}),
+        httpx.Response(500, json={"jobs": [], "errors": [{"error_number": -1, "error": "Unspecified error"}]}),
+        httpx.Response(401, text="Authentication failure"),
+    ],
+    ids=["html", "half", "array", "no list", "no array", "accounting away", "bad token", "unauthorized"],
+)
+def test_an_answer_that_is_none_is_unavailability_and_never_an_empty_queue(answer: httpx.Response) -> None:
+    client = client_of(lambda request: answer)
+    with pytest.raises(SchedulerUnavailable):
+        client.list_queue(None)
+    with pytest.raises(SchedulerUnavailable):
+        client.list_accounting(job_ids=[1])
+
+
+def test_a_server_of_an_unknown_version_is_named() -> None:
+    paths = {"paths": {"/slurm/v0.0.99/jobs": {}, "/slurmdb/v0.0.99/jobs": {}}}
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, json=paths))
+    client = RestClient(url="http://slurm", user="portal", tokens=AnyToken(), timeout_s=1, transport=transport)
+    with pytest.raises(SchedulerUnavailable, match=re.escape("v0.0.99")):
+        client.ping()
+
+
+def make_submission(harness: SlurmRestHarness) -> Submission:
+    return harness.backend._prepare(harness.make_spec(LONG))
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (httpx.Response(200, json={"job_id": 7, "errors": [{"error_code": 2042, "error": "Job is held"}]}), 7),
+        (
+            httpx.Response(500, json={"errors": [{"error_code": 2000, "error": "Invalid partition"}]}),
+            SubmissionRejected,
+        ),
+        (
+            httpx.Response(500, json={"errors": [{"error_number": 5004, "error": "Socket timed out"}]}),
+            SchedulerUnavailable,
+        ),
+        (httpx.Response(500, json={"errors": [{"error_code": 5005, "error": "Zero Bytes"}]}), SchedulerUnavailable),
+        (httpx.Response(200, json={"job_id": 0, "errors": []}), SchedulerUnavailable),
+    ],
+    ids=["held", "refused", "silent", "expired token", "no id"],
+)
+def test_a_submission_counts_by_its_id_and_is_refused_by_slurms_own_codes_only(
+    rest: SlurmRestHarness, answer: httpx.Response, expected: int | type[Exception]
+) -> None:
+    client = client_of(lambda request: answer)
+    submission = make_submission(rest)
+    if isinstance(expected, int):
+        assert client.submit(submission) == expected
+    else:
+        with pytest.raises(expected):
+            client.submit(submission)
+
+
+def test_many_submissions_use_one_connection(rest: SlurmRestHarness) -> None:
+    began = time.monotonic()
+    keys = []
+    for _ in range(20):
+        spec = rest.make_spec()
+        rest.backend.submit(spec, key=spec.key)
+        keys.append(spec.key)
+    assert time.monotonic() - began < 10
+    pool = rest.backend._client._http._transport._pool
+    assert len(pool.connections) == 1
