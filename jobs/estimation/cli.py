@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from jobs.estimation.accuracy import benchmark, format_benchmark
 from jobs.estimation.evaluation import Estimate, estimate
 from jobs.estimation.hardware import PRECISIONS, Accelerator, Machine, accelerators, find_accelerator
 from jobs.estimation.plan import OFFLOADS, RECOMPUTATIONS, SCHEDULES, ParallelPlan
 from jobs.estimation.plan_search import SearchResult, search
-from jobs.estimation.prediction import PUBLISHED_RUNS, benchmark, format_benchmark, predict_table
+from jobs.estimation.prediction import PUBLISHED_RUNS, predict_table
 from jobs.estimation.presets import presets
 from jobs.estimation.run_table import MAX_FILE_BYTES
 from jobs.estimation.validation import InvalidInput

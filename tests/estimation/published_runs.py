@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from jobs.estimation.prediction import PUBLISHED_RUNS, Score, benchmark, score_runs
+from jobs.estimation.accuracy import Score, benchmark, score_runs
+from jobs.estimation.prediction import PUBLISHED_RUNS
 from jobs.estimation.run_table import Refused, Run, read_runs
 from jobs.estimation.uncertainty import load_evidence
 from tests.estimation.fit import is_scored

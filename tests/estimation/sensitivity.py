@@ -12,9 +12,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from jobs.estimation.accuracy import SMALL_MODEL_PARAMETERS
 from jobs.estimation.constants import GROUPS, ConstantTable, load_constants
 from jobs.estimation.evaluation import evaluate_columns
-from jobs.estimation.prediction import SMALL_MODEL_PARAMETERS, Prediction, predict_runs
+from jobs.estimation.prediction import Prediction, predict_runs
 from jobs.estimation.run_table import Run
 from tests.estimation.fit import (
     DEGREES_OF_FREEDOM,

@@ -9,17 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jobs.estimation.accuracy import benchmark, format_benchmark, score_runs
 from jobs.estimation.evaluation import evaluate_plans
 from jobs.estimation.plan import PlanColumns
-from jobs.estimation.prediction import (
-    EXTRA_COLUMNS,
-    PUBLISHED_RUNS,
-    benchmark,
-    format_benchmark,
-    predict_runs,
-    predict_table,
-    score_runs,
-)
+from jobs.estimation.prediction import EXTRA_COLUMNS, PUBLISHED_RUNS, predict_runs, predict_table
 from jobs.estimation.run_table import MEASURED_COLUMNS, Run, parse_run, read_row
 from jobs.estimation.validation import InvalidInput
 from tests.estimation.test_run_table import LLAMA_8B, to_csv
