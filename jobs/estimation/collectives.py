@@ -3,6 +3,7 @@
 import numpy as np
 
 from jobs.estimation.columns import Columns
+from jobs.estimation.elementwise import ONE, is_any, maximum, minimum, where
 from jobs.estimation.plan import Floats
 
 
@@ -19,10 +20,10 @@ def _narrowing(columns: Columns, *, leaving: Floats, span: Floats) -> Floats:
     The new Sunway joins its supernodes by 3 up-links for 16 ports (BaGuaLu, doi 10.1145/3503221.3508417).
     """
     size = columns.machine.supernode
-    if not np.any(size):
-        return np.ones(1)
-    narrow = np.maximum(leaving * columns.machine.oversubscription, 1.0)
-    return np.where((size > 0) & (span > size), narrow, 1.0)
+    if not is_any(size):
+        return ONE
+    narrow = maximum(leaving * columns.machine.oversubscription, 1.0)
+    return where((size > 0) & (span > size), narrow, 1.0)
 
 
 def collective_seconds(columns: Columns, *, sent_bytes: Floats, ranks: Floats, stride: Floats, calls: Floats) -> Floats:
@@ -36,19 +37,19 @@ def collective_seconds(columns: Columns, *, sent_bytes: Floats, ranks: Floats, s
     """
     intra, inter = link_rates(columns)
     domain = columns.machine.scale_up
-    within = np.minimum(np.maximum(domain // stride, 1.0), ranks)
+    within = minimum(maximum(domain // stride, 1.0), ranks)
     groups = ranks / within
-    cards = np.minimum(within, columns.machine.node) ** columns.framework.nic_sharing
+    cards = minimum(within, columns.machine.node) ** columns.framework.nic_sharing
     crosses = groups > 1
     # Neighbours of a ring hardly feel a narrow network; ranks that lie a supernode apart feel it in full.
-    leaving = np.minimum(stride / np.maximum(columns.machine.supernode, 1.0), 1.0)
+    leaving = minimum(stride / maximum(columns.machine.supernode, 1.0), 1.0)
     narrow = _narrowing(columns, leaving=leaving, span=ranks * stride)
-    outside = np.where(crosses, sent_bytes * narrow / (inter * cards), 0.0)
-    inside = np.where(within > 1, sent_bytes / intra, 0.0)
+    outside = where(crosses, sent_bytes * narrow / (inter * cards), 0.0)
+    inside = where(within > 1, sent_bytes / intra, 0.0)
     everything = columns.everything
-    latency = np.where(within > 1, everything.collective_latency_us, 0.0)
-    latency = latency + np.where(crosses, everything.network_latency_us * np.log2(np.maximum(groups, 1.0)), 0.0)
-    return np.where(ranks > 1, np.maximum(outside, inside) + 1e-6 * calls * latency, 0.0)
+    latency = where(within > 1, everything.collective_latency_us, 0.0)
+    latency = latency + where(crosses, everything.network_latency_us * np.log2(maximum(groups, 1.0)), 0.0)
+    return where(ranks > 1, maximum(outside, inside) + 1e-6 * calls * latency, 0.0)
 
 
 def exchange_seconds(columns: Columns, *, sent_bytes: Floats, ranks: Floats, calls: Floats) -> Floats:
@@ -57,13 +58,13 @@ def exchange_seconds(columns: Columns, *, sent_bytes: Floats, ranks: Floats, cal
     The share that leaves the domain of the fast links goes over the rank's own network card.
     """
     intra, inter = link_rates(columns)
-    within = np.minimum(np.maximum(columns.machine.scale_up, 1.0), ranks)
+    within = minimum(maximum(columns.machine.scale_up, 1.0), ranks)
     outside = 1 - within / ranks
     everything = columns.everything
-    latency = everything.collective_latency_us + np.where(
-        outside > 0, everything.network_latency_us * np.log2(np.maximum(ranks / within, 1.0)), 0.0
+    latency = everything.collective_latency_us + where(
+        outside > 0, everything.network_latency_us * np.log2(maximum(ranks / within, 1.0)), 0.0
     )
     span = ranks * columns.plans.tp
-    narrow = _narrowing(columns, leaving=1 - columns.machine.supernode / np.maximum(span, 1.0), span=span)
+    narrow = _narrowing(columns, leaving=1 - columns.machine.supernode / maximum(span, 1.0), span=span)
     moving = sent_bytes * ((1 - outside) / intra + outside * narrow / inter)
-    return np.where(ranks > 1, moving + 1e-6 * calls * latency, 0.0)
+    return where(ranks > 1, moving + 1e-6 * calls * latency, 0.0)

@@ -185,7 +185,7 @@ def make_columns(
     else:
         model, rates, family, framework, everything = _describe.__wrapped__(workload, machine, constants)
     return Columns(
-        size=len(plans),
+        size=int(np.size(plans.tp)),
         model=model,
         machine=rates,
         family=family,

@@ -1,15 +1,12 @@
 """Exposed time of the communication that parallel plans need: tensor, context, expert, pipeline and data ranks."""
 
-from typing import Final
-
 import numpy as np
 
 from jobs.estimation.collectives import collective_seconds, exchange_seconds, link_rates
 from jobs.estimation.columns import QLORA_BYTES_PER_WEIGHT, Columns
+from jobs.estimation.elementwise import ONE, ZERO, is_any, maximum, minimum, where
 from jobs.estimation.geometry import Geometry
 from jobs.estimation.plan import Floats
-
-_NOTHING: Final = np.zeros(1)
 
 
 def compute_moe_age(columns: Columns) -> Floats:
@@ -25,15 +22,13 @@ def compute_tensor_parallel(columns: Columns, geometry: Geometry) -> Floats:
     gradients; two all-reduces more where the layer is recomputed. Experts are not split, only their tokens.
     """
     plans = columns.plans
-    if not np.any(plans.tp > 1):
-        return _NOTHING
+    if not is_any(plans.tp > 1):
+        return ZERO
     dense = 1 - geometry.moe_share / 2
-    count = 4 * dense + np.where(plans.recompute == 2, 2 * dense, 0.0) + np.where(plans.sequence, 1.0, 0.0)
+    count = 4 * dense + where(plans.recompute == 2, 2 * dense, 0.0) + where(plans.sequence, 1.0, 0.0)
     output = geometry.worked_tokens * columns.model.hidden * columns.model.weight_bytes
     sent = 2 * count * (plans.tp - 1) / plans.tp * output
-    moving = collective_seconds(
-        columns, sent_bytes=sent, ranks=plans.tp.astype(np.float64), stride=np.ones(1), calls=count
-    )
+    moving = collective_seconds(columns, sent_bytes=sent, ranks=plans.tp.astype(np.float64), stride=ONE, calls=count)
     return moving * (1 - columns.framework.tensor_overlap)
 
 
@@ -43,17 +38,17 @@ def compute_context_parallel(columns: Columns, geometry: Geometry, *, attention:
     Keys and values go round once forward and, with their gradients, twice backward, behind the attention.
     """
     plans = columns.plans
-    if not np.any(plans.cp > 1):
-        return _NOTHING
+    if not is_any(plans.cp > 1):
+        return ZERO
     sent = 3 * 2 * (plans.cp - 1) * geometry.worked_tokens * geometry.kv_width * columns.model.weight_bytes
     moving = collective_seconds(
         columns,
         sent_bytes=sent,
         ranks=plans.cp.astype(np.float64),
         stride=plans.tp.astype(np.float64),
-        calls=np.asarray(3.0 * (plans.cp - 1), dtype=np.float64),
+        calls=3 * (plans.cp - ONE),
     )
-    return np.where(plans.cp > 1, np.maximum(moving / plans.cp, moving - attention), 0.0)
+    return where(plans.cp > 1, maximum(moving / plans.cp, moving - attention), 0.0)
 
 
 def compute_expert_parallel(columns: Columns, geometry: Geometry) -> Floats:
@@ -64,12 +59,12 @@ def compute_expert_parallel(columns: Columns, geometry: Geometry) -> Floats:
     are there (DeepSeek-V3, arXiv 2412.19437, 3.2.2, limits it to four nodes).
     """
     plans = columns.plans
-    if not np.any(geometry.moe_share):
-        return _NOTHING
+    if not is_any(geometry.moe_share):
+        return ZERO
     model = columns.model
     ranks = plans.ep.astype(np.float64)
     per_token = model.experts_per_token * (ranks - 1) / ranks
-    again = np.where(plans.recompute == 2, 2.0, 0.0)
+    again = where(plans.recompute == 2, 2.0, 0.0)
     count = 4.0 + again
     sent = (
         count * geometry.worked_tokens / plans.tp * geometry.moe_share * per_token * model.hidden * model.weight_bytes
@@ -85,16 +80,16 @@ def compute_pipeline_transfer(columns: Columns, geometry: Geometry) -> Floats:
     v times if interleaved.
     """
     plans = columns.plans
-    if not np.any(plans.pp > 1):
-        return _NOTHING
+    if not is_any(plans.pp > 1):
+        return ZERO
     model = columns.model
     size = geometry.worked_tokens * model.hidden * model.weight_bytes
-    size = size / np.where(model.sends_whole_activations, 1, plans.tp)
+    size = size / where(model.sends_whole_activations, 1, plans.tp)
     intra, inter = link_rates(columns)
     within = plans.tp * plans.dp * plans.cp * plans.pp <= columns.machine.scale_up
-    one = size / np.where(within, intra, inter) + 1e-6 * columns.everything.network_latency_us
+    one = size / where(within, intra, inter) + 1e-6 * columns.everything.network_latency_us
     count = 2 * geometry.micro_batches * plans.virtual
-    return np.where(plans.pp > 1, count * one * (1 - columns.everything.pipeline_overlap), 0.0)
+    return where(plans.pp > 1, count * one * (1 - columns.everything.pipeline_overlap), 0.0)
 
 
 def compute_data_parallel(columns: Columns, geometry: Geometry, *, micro_batch: Floats) -> Floats:
@@ -105,24 +100,24 @@ def compute_data_parallel(columns: Columns, geometry: Geometry, *, micro_batch: 
     """
     plans = columns.plans
     ranks = (plans.dp * plans.cp).astype(np.float64)
-    if not np.any(ranks > 1):
-        return _NOTHING
+    if not is_any(ranks > 1):
+        return ZERO
     model = columns.model
     layers = geometry.first_layers
-    ends = np.where(
+    ends = where(
         plans.pp == 1,
         geometry.embedding_parameters + geometry.head_parameters,
-        np.maximum(geometry.embedding_parameters, geometry.head_parameters),
+        maximum(geometry.embedding_parameters, geometry.head_parameters),
     )
     whole = layers * (geometry.dense_parameters + geometry.other_parameters) + ends
-    trained = np.where(model.is_adapter, layers * model.adapter_parameters / plans.tp, whole)
+    trained = where(model.is_adapter, layers * model.adapter_parameters / plans.tp, whole)
     seconds = _reduce_seconds(
         columns, geometry, whole=whole, trained=trained, ranks=ranks, stride=plans.tp.astype(np.float64)
     )
-    if np.any(geometry.moe_share):
+    if is_any(geometry.moe_share):
         experts = layers * geometry.expert_parameters
-        trained_experts = np.where(model.is_adapter, 0.0, experts)
-        ranks_of_experts = np.maximum(ranks * plans.tp / plans.ep, 1.0)
+        trained_experts = where(model.is_adapter, 0.0, experts)
+        ranks_of_experts = maximum(ranks * plans.tp / plans.ep, 1.0)
         more = _reduce_seconds(
             columns,
             geometry,
@@ -131,14 +126,14 @@ def compute_data_parallel(columns: Columns, geometry: Geometry, *, micro_batch: 
             ranks=ranks_of_experts,
             stride=plans.ep.astype(np.float64),
         )
-        seconds = seconds + np.where(geometry.moe_share > 0, more, 0.0)
+        seconds = seconds + where(geometry.moe_share > 0, more, 0.0)
     is_every = plans.zero >= 2
     micro_batches = geometry.micro_batches
-    window = np.where(is_every, micro_batches, np.where(plans.pp > 1, 1 / plans.virtual, 2 / 3)) * micro_batch
+    window = where(is_every, micro_batches, where(plans.pp > 1, 1 / plans.virtual, 2 / 3)) * micro_batch
     hidden = columns.framework.data_overlap * window
     # The last bucket (one layer) has nothing to hide behind.
-    last = seconds / (np.maximum(layers, 1.0) * np.where(is_every, micro_batches, 1.0))
-    return np.where(ranks > 1, np.maximum(seconds - hidden, last), 0.0)
+    last = seconds / (maximum(layers, 1.0) * where(is_every, micro_batches, 1.0))
+    return where(ranks > 1, maximum(seconds - hidden, last), 0.0)
 
 
 def _reduce_seconds(
@@ -152,16 +147,16 @@ def _reduce_seconds(
     zero = plans.zero
     layers = geometry.first_layers
     # Hybrid sharding: weights and gradients move within a group; what is left of the gradients between groups.
-    group = np.minimum(plans.zero_group.astype(np.float64), ranks)
-    sharded_ranks = np.where(zero >= 2, group, ranks)
+    group = minimum(plans.zero_group.astype(np.float64), ranks)
+    sharded_ranks = where(zero >= 2, group, ranks)
     share = (sharded_ranks - 1) / sharded_ranks
-    once = trained * (model.reduced_bytes + np.where(zero >= 1, size, model.reduced_bytes))
+    once = trained * (model.reduced_bytes + where(zero >= 1, size, model.reduced_bytes))
     stage_2 = trained * size * (micro_batches + 1)
     # QLoRA's frozen weights travel in their four bits.
-    stored = np.where(model.is_quantised_base, QLORA_BYTES_PER_WEIGHT, size)
+    stored = where(model.is_quantised_base, QLORA_BYTES_PER_WEIGHT, size)
     stage_3 = micro_batches * (2 * stored * whole + model.reduced_bytes * trained)
-    sent = share * np.where(zero >= 3, stage_3, np.where(zero == 2, stage_2, once))
-    calls = layers * np.where(zero >= 3, 3 * micro_batches, np.where(zero == 2, micro_batches + 1, 1.0))
+    sent = share * where(zero >= 3, stage_3, where(zero == 2, stage_2, once))
+    calls = layers * where(zero >= 3, 3 * micro_batches, where(zero == 2, micro_batches + 1, 1.0))
     seconds = collective_seconds(columns, sent_bytes=sent, ranks=sharded_ranks, stride=stride, calls=calls)
     copies = ranks / sharded_ranks
     between = 2 * (copies - 1) / copies * model.reduced_bytes * trained / sharded_ranks

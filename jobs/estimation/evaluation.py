@@ -56,6 +56,18 @@ def evaluate_plans(workload: Workload, machine: Machine, plans: PlanColumns) -> 
     return evaluate_columns(make_columns(workload, machine, plans))
 
 
+def evaluate_plan(workload: Workload, machine: Machine, plan: ParallelPlan) -> Evaluation:
+    """`evaluate_plans` of one plan, on numbers instead of arrays."""
+    found = evaluate_columns(make_columns(workload, machine, PlanColumns.of_one(plan)))
+    memory = {name: np.atleast_1d(value) for name, value in found.memory_parts_bytes.items()}
+    return replace(
+        found,
+        plans=PlanColumns.from_plans([plan]),
+        memory_parts_bytes=memory,
+        memory_bytes=np.atleast_1d(found.memory_bytes),
+    )
+
+
 def evaluate_columns(columns: Columns) -> Evaluation:
     """Memory and step time of rows that may differ in model, machine and plan."""
     geometry = lay_out(columns)
@@ -158,8 +170,7 @@ class Estimate:
 def estimate(workload: Workload, machine: Machine, plan: ParallelPlan) -> Estimate:
     """Estimate one plan; raises InvalidInput if workload or machine rule it out. Too little memory is not an error."""
     check_plan(workload, machine, plan)
-    evaluation = evaluate_plans(workload, machine, PlanColumns.from_plans([plan]))
-    return build_estimate(workload, machine, evaluation, 0)
+    return build_estimate(workload, machine, evaluate_plan(workload, machine, plan), 0)
 
 
 def build_estimate(workload: Workload, machine: Machine, evaluation: Evaluation, row: int) -> Estimate:

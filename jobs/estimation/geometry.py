@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jobs.estimation.columns import Columns, ModelColumns
+from jobs.estimation.elementwise import is_any, maximum, minimum, where
 from jobs.estimation.plan import Booleans, Floats, PlanColumns
 
 
@@ -61,13 +62,13 @@ def lay_out(columns: Columns) -> Geometry:
     dense_share = 1 - moe_share
     heads = model.heads / tensor
     # Megatron-LM and vLLM copy key heads where there are fewer than ranks.
-    kv_heads = np.maximum(model.kv_heads / tensor, 1.0)
+    kv_heads = maximum(model.kv_heads / tensor, 1.0)
     query = heads * model.head_dim
     output = heads * model.value_dim
     key = kv_heads * model.head_dim
     attention = model.hidden * (query + key + kv_heads * model.value_dim + output)
-    if np.any(model.is_latent):
-        attention = np.where(model.is_latent, _latent_attention_parameters(model, heads), attention)
+    if is_any(model.is_latent):
+        attention = where(model.is_latent, _latent_attention_parameters(model, heads), attention)
     mlp = (dense_share * model.dense_width + moe_share * model.shared_width) / tensor
     router = moe_share * model.hidden * model.experts
     one_expert = model.mlp_matrices * model.hidden * model.expert_width
@@ -77,10 +78,10 @@ def lay_out(columns: Columns) -> Geometry:
     tokens = plans.micro * model.sequence / plans.cp
     return Geometry(
         tokens=tokens,
-        worked_tokens=tokens * np.where(model.is_masked, columns.everything.encoder_fill, 1.0),
-        micro_batches=np.maximum(model.global_batch / (plans.dp * plans.micro), 1.0),
+        worked_tokens=tokens * where(model.is_masked, columns.everything.encoder_fill, 1.0),
+        micro_batches=maximum(model.global_batch / (plans.dp * plans.micro), 1.0),
         shards=plans.zero_group.astype(np.float64),
-        expert_shards=np.maximum(ranks * tensor / plans.ep, 1.0),
+        expert_shards=maximum(ranks * tensor / plans.ep, 1.0),
         first_layers=first,
         middle_layers=middle,
         last_layers=last,
@@ -96,8 +97,8 @@ def lay_out(columns: Columns) -> Geometry:
         expert_parameters=moe_share * model.experts / plans.ep * one_expert,
         other_parameters=model.other_parameters,
         embedding_parameters=vocabulary + model.other_embedding_parameters,
-        head_parameters=np.where(is_copied, vocabulary, 0.0) + model.other_head_parameters,
-        around=np.where(plans.sequence, tensor, 1),
+        head_parameters=where(is_copied, vocabulary, 0.0) + model.other_head_parameters,
+        around=where(plans.sequence, tensor, 1),
     )
 
 
@@ -111,17 +112,17 @@ def _divide_layers(layers: Floats, plans: PlanColumns) -> tuple[Floats, Floats, 
     is_even = layers % stages == 0
     is_balanced = ~is_even & ((layers + 2) % stages == 0)
     fullest = np.ceil(layers / plans.pp)
-    middle = np.where(is_even, layers / plans.pp, np.where(is_balanced, (layers + 2) / plans.pp, fullest))
-    rest = np.maximum(layers - (plans.pp - 2) * middle, 1.0) / 2
-    ends = np.where(is_even, middle, np.where(is_balanced, middle - 1, np.minimum(rest, middle)))
-    ends = np.where(plans.pp == 1, layers, ends)
-    return ends, np.where(plans.pp == 1, layers, middle), ends, is_even
+    middle = where(is_even, layers / plans.pp, where(is_balanced, (layers + 2) / plans.pp, fullest))
+    rest = maximum(layers - (plans.pp - 2) * middle, 1.0) / 2
+    ends = where(is_even, middle, where(is_balanced, middle - 1, minimum(rest, middle)))
+    ends = where(plans.pp == 1, layers, ends)
+    return ends, where(plans.pp == 1, layers, middle), ends, is_even
 
 
 def _latent_attention_parameters(model: ModelColumns, heads: Floats) -> Floats:
     """DeepSeek-V2 (arXiv 2405.04434), 2.1: queries and keys/values go through low ranks that tensor ranks copy."""
     down_query = model.hidden * model.query_rank
-    up_query = np.where(model.query_rank > 0, model.query_rank, model.hidden) * heads * model.head_dim
+    up_query = where(model.query_rank > 0, model.query_rank, model.hidden) * heads * model.head_dim
     down_kv = model.hidden * (model.kv_rank + model.rope_dim)
     up_kv = model.kv_rank * heads * (model.head_dim - model.rope_dim + model.value_dim)
     return down_query + up_query + down_kv + up_kv + heads * model.value_dim * model.hidden

@@ -14,6 +14,7 @@ from jobs.estimation.communication_time import (
     compute_pipeline_transfer,
     compute_tensor_parallel,
 )
+from jobs.estimation.elementwise import ZERO, is_any, maximum, minimum, where
 from jobs.estimation.flops import MASKED_SHARE
 from jobs.estimation.geometry import Geometry
 from jobs.estimation.plan import Floats
@@ -75,14 +76,14 @@ def compute_step_time(columns: Columns, geometry: Geometry) -> dict[str, Floats]
     # The stage with most work: an inner one, or the last with the output projection.
     inner = geometry.middle_layers * busy_layer
     last = geometry.last_layers * busy_layer + logits
-    is_last_slowest = last >= np.where(plans.pp > 1, inner, 0.0)
-    layers = np.where(is_last_slowest, geometry.last_layers, geometry.middle_layers)
-    stage_logits = np.where(is_last_slowest, logits, 0.0)
+    is_last_slowest = last >= where(plans.pp > 1, inner, 0.0)
+    layers = where(is_last_slowest, geometry.last_layers, geometry.middle_layers)
+    stage_logits = where(is_last_slowest, logits, 0.0)
     device = layers * busy_layer + stage_logits
     launch = _compute_launch(columns, geometry)
     host = layers * launch
     # A GPU works while the host launches ahead, so only the longer of the two counts; NumPy does one after the other.
-    host = np.where(columns.machine.is_asynchronous, np.maximum(0.0, host - device), host)
+    host = where(columns.machine.is_asynchronous, maximum(0.0, host - device), host)
 
     micro_batches = geometry.micro_batches
     times = micro_batches * layers
@@ -102,8 +103,8 @@ def compute_step_time(columns: Columns, geometry: Geometry) -> dict[str, Floats]
     mean_device = (columns.model.layers * busy_layer + logits) / plans.pp
     mean_host = columns.model.layers * launch / plans.pp
     is_ahead = columns.machine.is_asynchronous
-    mean_stage = np.where(is_ahead, np.maximum(mean_device, mean_host), mean_device + mean_host)
-    filled = np.where(plans.schedule == 1, 1 / 3, 0.0)
+    mean_stage = where(is_ahead, maximum(mean_device, mean_host), mean_device + mean_host)
+    filled = where(plans.schedule == 1, 1 / 3, 0.0)
     parts["pipeline_bubble"] = (plans.pp - 1) / plans.virtual * mean_stage * (1 - filled)
     parts["pipeline_transfer"] = compute_pipeline_transfer(columns, geometry)
     parts["data_parallel"] = compute_data_parallel(columns, geometry, micro_batch=device + host)
@@ -119,7 +120,7 @@ def compute_step_time(columns: Columns, geometry: Geometry) -> dict[str, Floats]
 def _straggling(columns: Columns) -> Floats:
     """Slowdown of many nodes: the slowest of them sets the pace; grows with the logarithm of their number."""
     plans = columns.plans
-    nodes = np.maximum(plans.tp * plans.pp * plans.dp * plans.cp / columns.machine.node, 1.0)
+    nodes = maximum(plans.tp * plans.pp * plans.dp * plans.cp / columns.machine.node, 1.0)
     return 1 + columns.everything.straggler * np.log2(nodes)
 
 
@@ -128,8 +129,8 @@ def _compute_launch(columns: Columns, geometry: Geometry) -> Floats:
     model = columns.model
     framework = columns.framework
     everything = columns.everything
-    again = np.where(columns.plans.recompute == 2, _HOST_SHARE_OF_FORWARD, 0.0)
-    kernels = np.where(model.is_standard_attention, everything.standard_launch_factor, 1.0)
+    again = where(columns.plans.recompute == 2, _HOST_SHARE_OF_FORWARD, 0.0)
+    kernels = where(model.is_standard_attention, everything.standard_launch_factor, 1.0)
     plain = framework.launch_s_per_layer * kernels + geometry.moe_share * (
         everything.moe_launch_s_per_layer + everything.moe_launch_s_per_expert * model.experts / columns.plans.ep
     ) * compute_moe_age(columns)
@@ -140,9 +141,9 @@ def matmul_rate(columns: Columns) -> Floats:
     """FLOP/s of a very large product on one device."""
     machine = columns.machine
     family = columns.family
-    fraction = np.where(columns.model.is_quantised, family.fp8_matmul_fraction, family.matmul_fraction)
-    fraction = np.where(columns.model.is_fp32, _VECTOR_FRACTION, fraction)
-    fraction = np.where(machine.is_measured, 1.0, fraction / columns.framework.slowdown)
+    fraction = where(columns.model.is_quantised, family.fp8_matmul_fraction, family.matmul_fraction)
+    fraction = where(columns.model.is_fp32, _VECTOR_FRACTION, fraction)
+    fraction = where(machine.is_measured, 1.0, fraction / columns.framework.slowdown)
     return machine.matmul_peak * fraction
 
 
@@ -159,14 +160,14 @@ def _compute_layer(columns: Columns, geometry: Geometry) -> LayerTime:
     # the fp32 accumulator: read and written once a micro-batch.
     held = geometry.dense_parameters + geometry.expert_parameters
     accumulate = _memory_seconds(columns, columns.framework.gradient_traffic_bytes * held)
-    passes = np.where(model.is_adapter, 1.0, 2.0)
+    passes = where(model.is_adapter, 1.0, 2.0)
     adapters = 6 * geometry.worked_tokens * model.adapter_parameters / plans.tp / matmul_rate(columns)
     reference = model.is_preference * forward
-    matmul = (1 + passes) * forward + np.where(model.is_adapter, 2 * adapters, accumulate) + reference
+    matmul = (1 + passes) * forward + where(model.is_adapter, 2 * adapters, accumulate) + reference
 
     attention_forward = _compute_attention(columns, geometry)
     is_standard = model.is_standard_attention
-    attention = attention_forward * (np.where(is_standard, 3.0, 1.0 + _FLASH_BACKWARD) + model.is_preference)
+    attention = attention_forward * (where(is_standard, 3.0, 1.0 + _FLASH_BACKWARD) + model.is_preference)
 
     moved = _count_elementwise_bytes(columns, geometry) * columns.framework.traffic_factor
     # Scores written, scaled, masked and normalised, dropped out, read: about 13 bytes an element at 2 bytes each.
@@ -174,16 +175,14 @@ def _compute_layer(columns: Columns, geometry: Geometry) -> LayerTime:
     elementwise_forward = _memory_seconds(columns, geometry.worked_tokens * (moved + scores))
     elementwise = (3 + model.is_preference) * elementwise_forward
 
-    core_again = np.where(
+    core_again = where(
         is_standard,
         attention_forward + _memory_seconds(columns, geometry.worked_tokens * scores),
         _memory_seconds(columns, geometry.worked_tokens * 8.0 * model.hidden / geometry.around),
     )
     whole_again = everything.recompute_factor * (forward + attention_forward + elementwise_forward)
-    share = np.where(
-        plans.recomputed_layers > 0, np.minimum(plans.recomputed_layers / geometry.middle_layers, 1.0), 1.0
-    )
-    again = np.where(plans.recompute == 2, whole_again, np.where(plans.recompute == 1, core_again, 0.0))
+    share = where(plans.recomputed_layers > 0, minimum(plans.recomputed_layers / geometry.middle_layers, 1.0), 1.0)
+    again = where(plans.recompute == 2, whole_again, where(plans.recompute == 1, core_again, 0.0))
     return LayerTime(matmul=matmul, attention=attention, elementwise=elementwise, recomputation=share * again)
 
 
@@ -203,10 +202,10 @@ def _compute_products(columns: Columns, geometry: Geometry) -> Floats:
     widths = 2 * model.hidden + geometry.query_width + 2 * geometry.kv_width + geometry.output_width + mlp_widths
     traffic = tokens * widths + geometry.dense_parameters
     seconds = flop / rate
-    if np.any(geometry.moe_share):
+    if is_any(geometry.moe_share):
         routed = tokens * geometry.moe_share * model.experts_per_token / tensor
         one_expert = model.mlp_matrices * model.hidden * model.expert_width
-        narrow = columns.everything.narrow_expert_width / np.maximum(model.expert_width, 1.0)
+        narrow = columns.everything.narrow_expert_width / maximum(model.expert_width, 1.0)
         seconds = seconds + 2 * routed * one_expert / rate * (1 + narrow * compute_moe_age(columns))
         expert_widths = (model.mlp_matrices + 1) * model.expert_width + 3 * model.hidden
         traffic = traffic + routed * expert_widths + geometry.expert_parameters
@@ -218,14 +217,14 @@ def _compute_attention(columns: Columns, geometry: Geometry) -> Floats:
     """Seconds of a layer's attention core forward: scores and weighted values."""
     model = columns.model
     # The unfused kernel computes the masked half of the scores, too.
-    full = np.where(model.is_standard_attention, model.sequence, np.minimum(model.span + _TILE / 2, model.sequence))
+    full = where(model.is_standard_attention, model.sequence, minimum(model.span + _TILE / 2, model.sequence))
     flop = 2 * geometry.worked_tokens * full * (geometry.query_width + geometry.output_width)
     family = columns.family
     everything = columns.everything
-    fraction = np.where(model.has_vendor_attention, family.attention_fraction, family.portable_attention_fraction)
-    head = (np.minimum(model.head_dim, 128.0) / 128.0) ** everything.head_size_exponent
-    fraction = np.where(columns.machine.is_measured, family.attention_fraction, fraction * head)
-    unaligned = np.where(np.mod(model.head_dim, 8.0) > 0, everything.unaligned_attention_slowdown, 1.0)
+    fraction = where(model.has_vendor_attention, family.attention_fraction, family.portable_attention_fraction)
+    head = (minimum(model.head_dim, 128.0) / 128.0) ** everything.head_size_exponent
+    fraction = where(columns.machine.is_measured, family.attention_fraction, fraction * head)
+    unaligned = where(np.mod(model.head_dim, 8.0) > 0, everything.unaligned_attention_slowdown, 1.0)
     return flop * unaligned * columns.framework.slowdown / (columns.machine.attention_peak * fraction)
 
 
@@ -252,10 +251,10 @@ def _compute_logits(columns: Columns, geometry: Geometry) -> Floats:
     model = columns.model
     width = np.ceil(model.vocabulary / columns.plans.tp)
     passes = 3.0 - model.is_adapter + model.is_preference
-    tokens = geometry.worked_tokens * np.where(model.is_masked, MASKED_SHARE, 1.0)
+    tokens = geometry.worked_tokens * where(model.is_masked, MASKED_SHARE, 1.0)
     # The output projection stays in 16 bits where the layers run in FP8.
     rate = columns.machine.attention_peak * columns.family.matmul_fraction / columns.framework.slowdown
-    rate = np.where(columns.machine.is_measured, columns.machine.matmul_peak, rate)
+    rate = where(columns.machine.is_measured, columns.machine.matmul_peak, rate)
     product = 2 * tokens * model.hidden * width / rate
     traffic = model.weight_bytes * (tokens * (model.hidden + width) + model.hidden * width)
     moved = passes * columns.everything.gemm_traffic * traffic + tokens * width * _LOGITS_TRAFFIC
@@ -267,17 +266,17 @@ def _owned_parameters(columns: Columns, geometry: Geometry) -> Floats:
     plans = columns.plans
     model = columns.model
     layers = geometry.first_layers
-    ends = np.where(
+    ends = where(
         plans.pp == 1,
         geometry.embedding_parameters + geometry.head_parameters,
-        np.maximum(geometry.embedding_parameters, geometry.head_parameters),
+        maximum(geometry.embedding_parameters, geometry.head_parameters),
     )
     dense = layers * (geometry.dense_parameters + geometry.other_parameters) + ends
-    dense = np.where(model.is_adapter, layers * model.adapter_parameters / plans.tp, dense)
-    experts = np.where(model.is_adapter, 0.0, layers * geometry.expert_parameters)
+    dense = where(model.is_adapter, layers * model.adapter_parameters / plans.tp, dense)
+    experts = where(model.is_adapter, 0.0, layers * geometry.expert_parameters)
     is_sharded = plans.zero >= 1
-    dense = np.where(is_sharded, dense / geometry.shards, dense)
-    return dense + np.where(is_sharded, experts / np.minimum(geometry.expert_shards, geometry.shards), experts)
+    dense = where(is_sharded, dense / geometry.shards, dense)
+    return dense + where(is_sharded, experts / minimum(geometry.expert_shards, geometry.shards), experts)
 
 
 def _compute_optimizer(columns: Columns, geometry: Geometry) -> Floats:
@@ -291,11 +290,11 @@ def _compute_offload(columns: Columns, geometry: Geometry) -> Floats:
     """Traffic to host memory: gradients down and weights up a step (ZeRO-Offload, arXiv 2101.06840, 4), and with
     offloaded weights each of them up twice a micro-batch (ZeRO-Infinity, arXiv 2104.07857, 4.1)."""
     plans = columns.plans
-    if not np.any(plans.offload):
-        return np.zeros(1)
+    if not is_any(plans.offload):
+        return ZERO
     model = columns.model
     owned = _owned_parameters(columns, geometry)
     states = owned * (model.weight_bytes + model.gradient_bytes)
     weights = 2 * geometry.micro_batches * model.weight_bytes * geometry.first_layers * geometry.dense_parameters
-    moved = states + np.where(plans.offload >= 2, weights, 0.0)
-    return np.where(plans.offload >= 1, moved / columns.machine.host_rate, 0.0)
+    moved = states + where(plans.offload >= 2, weights, 0.0)
+    return where(plans.offload >= 1, moved / columns.machine.host_rate, 0.0)

@@ -26,7 +26,7 @@ from jobs.estimation import (
     presets,
 )
 from jobs.estimation.columns import stack_columns
-from jobs.estimation.evaluation import evaluate_columns, evaluate_plans
+from jobs.estimation.evaluation import evaluate_columns, evaluate_plan, evaluate_plans
 from jobs.estimation.plan import PlanColumns
 from jobs.estimation.plan_rules import check_plan
 from jobs.estimation.run_total import compute_checkpoint_interval, compute_goodput
@@ -115,6 +115,19 @@ def test_rows_evaluated_together_are_what_each_is_alone(cases):
                 one = float(np.broadcast_to(single[name], 1)[0])
                 many = float(np.broadcast_to(values, len(cases))[row])
                 assert many == pytest.approx(one, rel=1e-12, abs=1e-15), name
+
+
+@settings(deadline=None, max_examples=100)
+@given(case=possible_cases())
+def test_one_plan_as_numbers_is_what_it_is_as_arrays(case):
+    numbers, arrays = evaluate_plan(*case), evaluate(*case)
+    for one, other in (
+        (numbers.memory_parts_bytes, arrays.memory_parts_bytes),
+        (numbers.step_parts_s, arrays.step_parts_s),
+    ):
+        assert {name: float(value[0]) for name, value in one.items()} == pytest.approx(
+            {name: float(np.broadcast_to(value, 1)[0]) for name, value in other.items()}, rel=1e-12, abs=1e-15
+        )
 
 
 @settings(deadline=None, max_examples=40)
