@@ -1,7 +1,6 @@
 """The OPTIONS of the local backend, checked once and kept with the queue for the supervisors."""
 
 import json
-import math
 import os
 import pwd
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jobs.backends.local.partitions import Partition, read_partitions
+from jobs.backends.option_values import read_seconds
 
 _ENV_NAME: Final = re.compile(r"\A[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 _NAMES: Final = frozenset(
@@ -107,10 +107,10 @@ def read_options(options: Mapping[str, Any]) -> LocalOptions:
         root=_read_root(options.get("ROOT")),
         partitions=read_partitions(options),
         environment=_read_environment(options.get("ENVIRONMENT", {})),
-        kill_wait_s=_read_seconds(options, "KILL_WAIT_S", 5.0, low=0.0, high=3600.0),
-        poll_s=_read_seconds(options, "POLL_S", 1.0, low=0.02, high=60.0),
-        lock_wait_s=_read_seconds(options, "LOCK_WAIT_S", 10.0, low=0.0, high=600.0),
-        minute_s=_read_seconds(options, "MINUTE_S", 60.0, low=0.01, high=60.0),
+        kill_wait_s=read_seconds(options, "KILL_WAIT_S", 5.0, low=0.0, high=3600.0),
+        poll_s=read_seconds(options, "POLL_S", 1.0, low=0.02, high=60.0),
+        lock_wait_s=read_seconds(options, "LOCK_WAIT_S", 10.0, low=0.0, high=600.0),
+        minute_s=read_seconds(options, "MINUTE_S", 60.0, low=0.01, high=60.0),
         python=_read_python(options.get("PYTHON", sys.executable)),
         run_as=_read_run_as(options.get("RUN_AS", "")),
     )
@@ -131,14 +131,6 @@ def _read_environment(value: object) -> dict[str, str]:
         if not isinstance(text, str) or "\0" in text:
             raise ValueError(f"ENVIRONMENT[{name!r}]: {text!r} is not allowed; allowed: text without NUL")
     return dict(value)
-
-
-def _read_seconds(options: Mapping[str, Any], name: str, default: float, *, low: float, high: float) -> float:
-    value = options.get(name, default)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or not low <= value <= high:
-        raise ValueError(f"{name}: {value!r} is not allowed; allowed: seconds from {low:g} to {high:g}")
-    return float(value)
 
 
 def _read_python(value: object) -> str:

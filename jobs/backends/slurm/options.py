@@ -1,12 +1,13 @@
 """The OPTIONS of the Slurm backends, checked once."""
 
-import math
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+from jobs.backends.option_values import read_seconds
 
 _PATH: Final = re.compile(r"\A/[A-Za-z0-9_.+/-]*\Z")
 _ENV_NAME: Final = re.compile(r"\A[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
@@ -102,8 +103,8 @@ def _read_common(options: Mapping[str, Any], names: frozenset[str]) -> dict[str,
         "run_as": _read_run_as(options.get("RUN_AS")),
         "python": _read_path(options, "PYTHON", "/usr/bin/python3"),
         "environment": _read_environment(options.get("ENVIRONMENT", {})),
-        "timeout_s": _read_seconds(options, "TIMEOUT_S", 15.0, low=0.1, high=120.0),
-        "settle_s": _read_seconds(options, "SETTLE_S", 30.0, low=0.0, high=3600.0),
+        "timeout_s": read_seconds(options, "TIMEOUT_S", 15.0, low=0.1, high=120.0),
+        "settle_s": read_seconds(options, "SETTLE_S", 30.0, low=0.0, high=3600.0),
         "min_uid": min_uid,
     }
 
@@ -155,11 +156,3 @@ def _read_environment(value: object) -> dict[str, str]:
                 f"ENVIRONMENT[{name!r}]: {text!r} is not allowed; allowed: one line without commas, quotes, backslashes"
             )
     return dict(value)
-
-
-def _read_seconds(options: Mapping[str, Any], name: str, default: float, *, low: float, high: float) -> float:
-    value = options.get(name, default)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or not low <= value <= high:
-        raise ValueError(f"{name}: {value!r} is not allowed; allowed: seconds from {low:g} to {high:g}")
-    return float(value)
