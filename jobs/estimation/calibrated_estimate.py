@@ -8,9 +8,9 @@ from typing import Any, Final
 import numpy as np
 
 from jobs.estimation.calibration import CalibrationFactors
-from jobs.estimation.evaluation import Estimate, Evaluation, build_estimate, evaluate_plans
+from jobs.estimation.evaluation import Estimate, Evaluation, build_estimate, evaluate_plan
 from jobs.estimation.hardware import Machine
-from jobs.estimation.plan import Floats, ParallelPlan, PlanColumns
+from jobs.estimation.plan import Floats, ParallelPlan, add_up
 from jobs.estimation.plan_rules import check_plan
 from jobs.estimation.workload import Workload
 
@@ -44,7 +44,7 @@ def estimate_calibrated(
     of the finished jobs as the weight of these goes from 0 to 1. Without any jobs every figure is the engine's.
     """
     check_plan(workload, machine, plan)
-    evaluation = evaluate_plans(workload, machine, PlanColumns.from_plans([plan]))
+    evaluation = evaluate_plan(workload, machine, plan)
     result = build_estimate(workload, machine, scale_evaluation(evaluation, factors), 0)
     figures = {item.name: getattr(result, item.name) for item in fields(Estimate)}
     for name, unit, weight, sigma in (
@@ -66,17 +66,17 @@ def scale_evaluation(evaluation: Evaluation, factors: CalibrationFactors) -> Eva
     return replace(
         evaluation,
         step_parts_s=step,
-        step_s=np.sum(np.broadcast_arrays(*step.values()), axis=0),
+        step_s=add_up(step),
         memory_parts_bytes=memory,
-        memory_bytes=np.sum(np.broadcast_arrays(*memory.values()), axis=0),
+        memory_bytes=add_up(memory),
     )
 
 
 def _scale_memory(parts: Mapping[str, Floats], factor: float) -> dict[str, Floats]:
-    total = np.sum(np.broadcast_arrays(*parts.values()), axis=0)
+    total = add_up(parts)
     if factor >= 1:
         return {**parts, "overhead": parts["overhead"] + (factor - 1) * total}
-    counted = np.sum(np.broadcast_arrays(*(parts[name] for name in _COUNTED_PARTS)), axis=0)
+    counted = add_up({name: parts[name] for name in _COUNTED_PARTS})
     # Where even the counted parts are more than what was seen, all shrink alike.
     rest = np.where(counted < factor * total, (factor * total - counted) / (total - counted), factor)
     whole = np.where(counted < factor * total, 1.0, factor)

@@ -1,10 +1,15 @@
 """Time of collectives over the links of a node, a scale-up domain and the network."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from jobs.estimation.columns import Columns
 from jobs.estimation.elementwise import ONE, is_any, maximum, minimum, where
 from jobs.estimation.plan import Floats
+from jobs.estimation.supernode import narrow, share_leaving_in_exchanges, share_leaving_in_rings
+
+ShareLeaving = Callable[[Floats, Floats], Floats]
 
 
 def link_rates(columns: Columns) -> tuple[Floats, Floats]:
@@ -14,16 +19,13 @@ def link_rates(columns: Columns) -> tuple[Floats, Floats]:
     return machine.intra_rate * family.intra_link_fraction, machine.inter_rate * family.inter_link_fraction
 
 
-def _narrowing(columns: Columns, *, leaving: Floats, span: Floats) -> Floats:
-    """How much slower groups of `span` devices are that send the share `leaving` of their traffic out of a supernode.
-
-    The new Sunway joins its supernodes by 3 up-links for 16 ports (BaGuaLu, doi 10.1145/3503221.3508417).
-    """
+def _narrowing(columns: Columns, *, share_leaving: ShareLeaving, distance: Floats, span: Floats) -> Floats:
+    """How much slower groups of `span` devices are that send `share_leaving(distance, size)` out of a supernode."""
     size = columns.machine.supernode
     if not is_any(size):
         return ONE
-    narrow = maximum(leaving * columns.machine.oversubscription, 1.0)
-    return where((size > 0) & (span > size), narrow, 1.0)
+    narrowed = narrow(share_leaving(distance, size), columns.machine.oversubscription)
+    return where((size > 0) & (span > size), narrowed, 1.0)
 
 
 def collective_seconds(columns: Columns, *, sent_bytes: Floats, ranks: Floats, stride: Floats, calls: Floats) -> Floats:
@@ -41,10 +43,8 @@ def collective_seconds(columns: Columns, *, sent_bytes: Floats, ranks: Floats, s
     groups = ranks / within
     cards = minimum(within, columns.machine.node) ** columns.framework.nic_sharing
     crosses = groups > 1
-    # Neighbours of a ring hardly feel a narrow network; ranks that lie a supernode apart feel it in full.
-    leaving = minimum(stride / maximum(columns.machine.supernode, 1.0), 1.0)
-    narrow = _narrowing(columns, leaving=leaving, span=ranks * stride)
-    outside = where(crosses, sent_bytes * narrow / (inter * cards), 0.0)
+    slower = _narrowing(columns, share_leaving=share_leaving_in_rings, distance=stride, span=ranks * stride)
+    outside = where(crosses, sent_bytes * slower / (inter * cards), 0.0)
     inside = where(within > 1, sent_bytes / intra, 0.0)
     everything = columns.everything
     latency = where(within > 1, everything.collective_latency_us, 0.0)
@@ -65,6 +65,6 @@ def exchange_seconds(columns: Columns, *, sent_bytes: Floats, ranks: Floats, cal
         outside > 0, everything.network_latency_us * np.log2(maximum(ranks / within, 1.0)), 0.0
     )
     span = ranks * columns.plans.tp
-    narrow = _narrowing(columns, leaving=1 - columns.machine.supernode / maximum(span, 1.0), span=span)
-    moving = sent_bytes * ((1 - outside) / intra + outside * narrow / inter)
+    slower = _narrowing(columns, share_leaving=share_leaving_in_exchanges, distance=span, span=span)
+    moving = sent_bytes * ((1 - outside) / intra + outside * slower / inter)
     return where(ranks > 1, moving + 1e-6 * calls * latency, 0.0)

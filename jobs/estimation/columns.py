@@ -79,8 +79,6 @@ class ModelColumns:
     experts_per_token: Floats
     vocabulary: Floats
     is_tied: Floats
-    attention_parameters: Floats
-    """Matrices of the attention of one layer."""
     other_parameters: Floats
     """Norms and biases of one layer."""
     other_embedding_parameters: Floats
@@ -88,7 +86,6 @@ class ModelColumns:
     other_head_parameters: Floats
     span: Floats
     """Mean number of keys that a query attends to, over all layers."""
-    is_causal: Floats
     is_masked: Floats
     """1 for encoders that predict masked tokens and skip padding (BERT), else 0."""
     is_fp32: Floats
@@ -280,13 +277,11 @@ def describe_model(workload: Workload) -> dict[str, float]:
         "experts_per_token": arch.experts_per_token,
         "vocabulary": arch.vocab_size,
         "is_tied": float(arch.tied_embeddings),
-        "attention_parameters": arch.attention_matmul_parameters,
         "other_parameters": arch.other_layer_parameters,
         "other_embedding_parameters": arch.embedding_parameters - arch.vocab_size * arch.hidden_size,
         "other_head_parameters": arch.head_parameters
         - (0 if arch.tied_embeddings else arch.vocab_size * arch.hidden_size),
         "span": mean_attention_span(arch, workload.sequence_length),
-        "is_causal": float(arch.is_causal),
         "is_masked": float(arch.family in MASKED_FAMILIES),
         "is_fp32": float(is_fp32),
         "adapter_parameters": adapter_parameters_per_layer(workload) if workload.is_adapter else 0.0,

@@ -62,8 +62,6 @@ class FrameworkConstants:
     """A group with g ranks in a node drives g ** nic_sharing network cards in a ring across nodes."""
     step_overhead_s: Floats
     """Fixed time of a step: logging, norms, synchronisation, data."""
-    memory_factor: Floats
-    """Activations that the framework keeps, relative to the formula."""
     runtime_gib: Floats
     """Memory of context, libraries and communication buffers, beside the accelerator's own."""
 

@@ -1,7 +1,7 @@
 """From workload, machine and plan to an estimate. One implementation: an estimate is an evaluation of one plan."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +15,7 @@ from jobs.estimation.flops import (
     trainable_parameters,
 )
 from jobs.estimation.geometry import Geometry, lay_out
-from jobs.estimation.hardware import Machine
+from jobs.estimation.hardware import DEFAULT_MTBF_HOURS_PER_DEVICE, DEFAULT_PUE, Machine
 from jobs.estimation.memory import compute_memory
 from jobs.estimation.numerics import review_numerics
 from jobs.estimation.plan import Floats, ParallelPlan, PlanColumns, add_up
@@ -23,6 +23,7 @@ from jobs.estimation.plan_rules import check_plan
 from jobs.estimation.run_total import compute_run_total, review_run
 from jobs.estimation.step_time import compute_step_time
 from jobs.estimation.storage import plan_storage_of, review_storage
+from jobs.estimation.supernode import warn_of_wide_experts
 from jobs.estimation.training_sanity import review_training
 from jobs.estimation.uncertainty import count_evidence, find_range, load_evidence
 from jobs.estimation.validation import check_keys, check_mapping
@@ -32,8 +33,6 @@ ENGINE_VERSION: Final = "2026.11.2"
 """Changes whenever a formula or a constant changes, so that a stored estimate says what computed it."""
 
 _GIB: Final = 2**30
-# Adapter runs are not among the rows that the error model was measured on.
-ADAPTER_WIDENING: Final = 1.3
 _LEAST_RUNS: Final = 3
 _NEARLY_FULL: Final = 0.93
 _NOTABLE_SHARE: Final = 0.15
@@ -189,8 +188,6 @@ def build_estimate(workload: Workload, machine: Machine, evaluation: Evaluation,
 
     evidence = load_evidence()
     (step_low, step_high), (memory_low, memory_high) = find_range(evidence, workload, machine, devices)
-    if workload.is_adapter:
-        step_low, step_high = step_low / ADAPTER_WIDENING, step_high * ADAPTER_WIDENING
     rests_on = count_evidence(evidence, machine)
     storage = plan_storage_of(workload, machine, step_s=step_s, devices=devices)
     total = compute_run_total(
@@ -260,7 +257,8 @@ def build_estimate(workload: Workload, machine: Machine, evaluation: Evaluation,
         *review_training(workload),
         *review_storage(storage),
         *review_run(total),
-        *_advise_on_basis(result, workload),
+        *_advise_on_experts(machine, plan),
+        *_advise_on_basis(result),
     ]
     return replace(result, advice=tuple(advice))
 
@@ -281,13 +279,16 @@ def _list_assumptions(workload: Workload, machine: Machine, plan: ParallelPlan, 
         f"{workload.attention_kernel}_attention",
         "causal_attention_counted_once",
         *(["fp32_gradients"] if workload.fp32_gradients and not workload.pure_bf16 else []),
-        "fp32_logits",
+        *(["fp32_logits"] if workload.attention_kernel == "standard" else []),
         "optimum_checkpoint_interval",
         "all_storage_for_this_job",
+        "queueing_not_counted",
         "energy_at_tdp",
     ]
-    if plan.zero_stage >= 2:
-        codes.append("sharding_runs_eager_kernels")
+    if machine.pue == DEFAULT_PUE:
+        codes.append("pue_assumed")
+    if machine.mtbf_hours_per_device == DEFAULT_MTBF_HOURS_PER_DEVICE:
+        codes.append("recalled_failure_rate")
     if has_uneven:
         codes.append("embedding_and_head_as_layers")
     if plan.tensor_parallel > workload.architecture.num_key_value_heads:
@@ -351,7 +352,16 @@ def _advise_on_time(result: Estimate) -> list[Advice]:
     ]
 
 
-def _advise_on_basis(result: Estimate, workload: Workload) -> list[Advice]:
+def _advise_on_experts(machine: Machine, plan: ParallelPlan) -> list[Advice]:
+    warning = warn_of_wide_experts(
+        machine, expert_parallel=plan.expert_parallel, tensor_parallel=plan.tensor_parallel, devices=plan.devices
+    )
+    if warning is None:
+        return []
+    return [Advice(code="experts_cross_supernodes", severity="warning", parameters=asdict(warning))]
+
+
+def _advise_on_basis(result: Estimate) -> list[Advice]:
     if result.basis in ("datasheet_only", "one_machine"):
         return [Advice(code="outside_validated_range", severity="info")]
     return []

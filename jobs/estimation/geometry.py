@@ -29,7 +29,6 @@ class Geometry:
     has_uneven_stages: Booleans
     moe_share: Floats
     """Share of the layers that are mixtures."""
-    dense_share: Floats
     query_width: Floats
     """Width of the query heads of a rank."""
     kv_width: Floats
@@ -38,8 +37,6 @@ class Geometry:
     """Width of a rank's attention output."""
     mlp_width: Floats
     """Mean width of dense and shared MLPs on a rank."""
-    attention_parameters: Floats
-    """Attention matrices of one layer on one rank."""
     dense_parameters: Floats
     """All matrices of one layer on one rank but routed experts."""
     expert_parameters: Floats
@@ -87,12 +84,10 @@ def lay_out(columns: Columns) -> Geometry:
         last_layers=last,
         has_uneven_stages=~is_even,
         moe_share=moe_share,
-        dense_share=dense_share,
         query_width=query,
         kv_width=key,
         output_width=output,
         mlp_width=mlp,
-        attention_parameters=attention,
         dense_parameters=attention + model.mlp_matrices * model.hidden * mlp + router,
         expert_parameters=moe_share * model.experts / plans.ep * one_expert,
         other_parameters=model.other_parameters,

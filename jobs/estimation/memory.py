@@ -136,11 +136,10 @@ def _kept_per_token(columns: Columns, geometry: Geometry) -> tuple[Floats, Float
     """(kept by a layer that is not recomputed, by a recomputed one, at work in one layer), bytes a token."""
     recompute = columns.plans.recompute
     none, selective, full = activation_bytes_per_token(columns, geometry)
-    factor = columns.framework.memory_factor
-    plain = where(recompute == 1, selective, none) * factor
+    plain = where(recompute == 1, selective, none)
     flowing = _flowing_per_token(columns, geometry)
     # The layer being recomputed exists once, and the gradients that flow through one layer.
-    transient = flowing + where(recompute == 2, none * factor, 0.0)
+    transient = flowing + where(recompute == 2, none, 0.0)
     return plain, where(recompute == 2, full, plain), transient
 
 

@@ -53,7 +53,7 @@ def enumerate_plans(
     dropped = np.zeros(len(plans), dtype=np.bool_)
     if workload.architecture.is_moe and not is_wide:
         devices = plans.tp * plans.pp * plans.dp * plans.cp
-        dropped = (plans.ep > 1) & find_crossings(machine, span=plans.ep, devices=devices)
+        dropped = (plans.ep > 1) & find_crossings(machine, span=plans.ep * plans.tp, devices=devices)
         if np.any(dropped):
             counts[EXPERTS_BEYOND_SUPERNODE] = int(np.count_nonzero(dropped))
     return _drop_broken(workload, machine, plans.select(~dropped), counts), counts

@@ -34,38 +34,32 @@ def find_crossings(machine: Machine, *, span: ArrayLike, devices: ArrayLike) -> 
     return crossings
 
 
-def ring_bytes_per_s(
-    machine: Machine, *, stride: ArrayLike, span: ArrayLike, devices: ArrayLike
-) -> NDArray[np.float64]:
-    """A device's rate in rings of ranks `stride` devices apart, all devices sending at once.
+def share_leaving_in_rings(stride: ArrayLike, size: ArrayLike) -> NDArray[np.float64]:
+    """Share of a ring's sends that cross the edge of a supernode of `size`, its ranks `stride` devices apart.
 
-    Of the sends in a supernode, stride / supernode cross its edge: neighbours hardly feel it, ranks of data
-    parallelism that lie a supernode apart feel it in full.
+    Neighbours hardly feel the narrow links; ranks of data parallelism that lie a supernode apart feel them in full.
     """
-    size = machine.supernode_size or 1
-    leaving = np.minimum(1.0, np.asarray(stride, dtype=np.float64) / size)
-    return _narrow(machine, leaving, find_crossings(machine, span=span, devices=devices))
+    share: NDArray[np.float64] = np.minimum(1.0, np.asarray(stride, dtype=np.float64) / np.maximum(size, 1.0))
+    return share
 
 
-def all_to_all_bytes_per_s(machine: Machine, *, span: ArrayLike, devices: ArrayLike) -> NDArray[np.float64]:
-    """A device's rate in all-to-alls of groups over `span` devices, all groups sending at once.
+def share_leaving_in_exchanges(span: ArrayLike, size: ArrayLike) -> NDArray[np.float64]:
+    """Share of the all-to-all traffic of groups over `span` devices that leaves the busiest supernode of `size`.
 
-    The busiest supernode sets the pace. Whole supernodes send 1 - size / span of their traffic out; where the edges
-    cut groups in halves, 1 - size / (2 span); and of groups smaller than a supernode only the two at its edges send
-    half of theirs: span / (2 size) of all.
+    That one sets the pace. Whole supernodes send 1 - size / span of their traffic out; where the edges cut groups in
+    halves, 1 - size / (2 span); and of groups smaller than a supernode only the two at its edges send half of theirs:
+    span / (2 size) of all.
     """
-    spans = np.maximum(np.asarray(span, dtype=np.float64), 1.0)
-    size = machine.supernode_size or 1
-    wide = np.where(spans % size == 0, 1 - size / spans, 1 - size / (2 * spans))
-    leaving = np.where(spans < size, spans / (2 * size), wide)
-    return _narrow(machine, leaving, find_crossings(machine, span=span, devices=devices))
+    spans, sizes = np.maximum(np.asarray(span, dtype=np.float64), 1.0), np.maximum(size, 1.0)
+    wide = np.where(spans % sizes == 0, 1 - sizes / spans, 1 - sizes / (2 * spans))
+    share: NDArray[np.float64] = np.where(spans < sizes, spans / (2 * sizes), wide)
+    return share
 
 
-def _narrow(machine: Machine, leaving: NDArray[np.float64], crossings: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The rate where the share `leaving` of all traffic must pass up-links that carry 1 / over-subscription of it."""
-    narrowing = np.maximum(1.0, leaving * machine.oversubscription_factor)
-    rates: NDArray[np.float64] = machine.inter_bytes_per_s / np.where(crossings, narrowing, 1.0)
-    return rates
+def narrow(leaving: ArrayLike, oversubscription: ArrayLike) -> NDArray[np.float64]:
+    """Slowdown where the share `leaving` of all traffic must pass up-links that carry 1 / `oversubscription` of it."""
+    slowdown: NDArray[np.float64] = np.maximum(1.0, np.asarray(leaving) * oversubscription)
+    return slowdown
 
 
 def describe_ratio(factor: float) -> str:
@@ -99,12 +93,11 @@ def warn_of_wide_experts(
         return None
     if not find_crossings(machine, span=span, devices=devices):
         return None
-    rate = float(all_to_all_bytes_per_s(machine, span=span, devices=devices))
     return SupernodeWarning(
         expert_span=span,
         supernode_devices=size,
         ratio=describe_ratio(machine.oversubscription_factor),
-        slowdown=machine.inter_bytes_per_s / rate,
+        slowdown=float(narrow(share_leaving_in_exchanges(span, size), machine.oversubscription_factor)),
     )
 
 

@@ -43,6 +43,8 @@ _LOG_DEVICES_SCALE: Final = 2.5
 _LEAST_RESIDUALS: Final = 10
 # The ranges are widened so that they hold for sources that none of the residuals is from.
 _WIDENING: Final = 1.25
+# Few of the residuals are of LoRA, and weights are not by task.
+ADAPTER_WIDENING: Final = 1.3
 
 Range = tuple[float, float]
 
@@ -104,7 +106,7 @@ def find_range(
     """
     if evidence is None:
         return DEFAULT_STEP_RANGE, DEFAULT_MEMORY_RANGE
-    return _find_range(
+    step, memory = _find_range(
         evidence,
         machine.accelerator.family,
         workload.framework,
@@ -113,6 +115,9 @@ def find_range(
         round(math.log(devices), 1),
         left_out,
     )
+    if workload.is_adapter:
+        step = step[0] / ADAPTER_WIDENING, step[1] * ADAPTER_WIDENING
+    return step, memory
 
 
 def count_evidence(evidence: Evidence | None, machine: Machine) -> Mapping[str, int]:

@@ -33,7 +33,7 @@ from tests.estimation.published_runs import is_weighed, read_scored_runs
 CHANGE: Final = 0.1
 LEAST_MOVE: Final = 0.001
 """Change of one row's prediction below which a constant counts as moving nothing."""
-MEMORY_CONSTANTS: Final = ("memory_factor", "runtime_gib", "fragmentation")
+MEMORY_CONSTANTS: Final = ("runtime_gib", "fragmentation")
 """They decide what fits, and by that which recomputation is taken where a row prints none."""
 _LARGEST_SHARE: Final = 0.999
 _PROBE: Final = 1e-3

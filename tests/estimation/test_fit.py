@@ -19,7 +19,6 @@ from tests.estimation.priors import FITTED_FAMILIES, PRIORS, base_table
 from tests.estimation.published_runs import is_weighed, read_scored_runs
 from tests.estimation.sensitivity import (
     LEAST_MOVE,
-    MEMORY_CONSTANTS,
     Laboratory,
     change_constant,
     compute_determination,
@@ -263,7 +262,7 @@ def test_faster_products_make_no_run_slower_and_more_runtime_memory_makes_none_s
     assert np.all(step_s <= laboratory.step_s)
     assert np.any(step_s < laboratory.step_s)
     assert memory_bytes == pytest.approx(laboratory.memory_bytes)
-    larger = change_constant(table, ("framework", "deepspeed", MEMORY_CONSTANTS[1]), 4.0)
+    larger = change_constant(table, ("framework", "deepspeed", "runtime_gib"), 4.0)
     _, memory_bytes = laboratory.evaluate(larger)
     assert np.all(memory_bytes >= laboratory.memory_bytes)
     assert np.any(memory_bytes > laboratory.memory_bytes)

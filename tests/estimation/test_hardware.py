@@ -16,17 +16,21 @@ from jobs.estimation.accelerator import Accelerator
 from jobs.estimation.accelerator_catalog import AcceleratorCatalog, accelerators, find_accelerator, normalise_name
 from jobs.estimation.catalog_files import CATALOG
 from jobs.estimation.constants import load_constants
+from jobs.estimation.evaluation import estimate
 from jobs.estimation.hardware import GIB, PRECISIONS, Machine
+from jobs.estimation.plan import ParallelPlan
 from jobs.estimation.supernode import (
-    all_to_all_bytes_per_s,
     check_one_accelerator,
     describe_ratio,
     find_crossings,
-    ring_bytes_per_s,
+    narrow,
+    share_leaving_in_exchanges,
+    share_leaving_in_rings,
     total_machine,
     warn_of_wide_experts,
 )
 from jobs.estimation.validation import InvalidInput
+from jobs.estimation.workload import Workload
 
 CODES: Final = list(accelerators())
 TEXT: Final = (CATALOG / "accelerators.toml").read_text(encoding="utf-8")
@@ -430,9 +434,20 @@ def test_groups_that_fill_a_supernode_evenly_stay_inside() -> None:
 def test_rings_feel_the_narrow_up_links_as_far_as_their_ranks_lie_apart() -> None:
     machine = Machine.from_catalog("sw26010-pro")
     strides = np.array([1, 48, 96, 256, 1024])
-    rates = ring_bytes_per_s(machine, stride=strides, span=96_000, devices=96_000)
-    assert machine.inter_bytes_per_s / rates == pytest.approx([1, 1, 2, 16 / 3, 16 / 3])
-    assert ring_bytes_per_s(machine, stride=128, span=256, devices=96_000) == machine.inter_bytes_per_s
+    leaving = share_leaving_in_rings(strides, machine.supernode_size or 0)
+    assert narrow(leaving, machine.oversubscription_factor) == pytest.approx([1, 1, 2, 16 / 3, 16 / 3])
+    workload = Workload.from_dict({
+        "model": {"preset": "llama-2-7b"},
+        "tokens": 1e9,
+        "global_batch_size": 512,
+        "precision": "bf16",
+    })  # fmt: skip
+    slower = replace(machine.accelerator, supernode_oversubscription=100.0)
+    freely, choked = machine, replace(machine, accelerator=slower)
+    inside = ParallelPlan(tensor_parallel=8, data_parallel=32)
+    across = ParallelPlan(tensor_parallel=8, data_parallel=128)
+    assert estimate(workload, choked, inside).step_s == estimate(workload, freely, inside).step_s
+    assert estimate(workload, choked, across).step_s > estimate(workload, freely, across).step_s
 
 
 def count_leaving_share(span: int, *, devices: int, size: int = 256) -> float:
@@ -447,7 +462,10 @@ def count_leaving_share(span: int, *, devices: int, size: int = 256) -> float:
 def test_an_all_to_all_is_narrowed_by_what_leaves_the_busiest_supernode(span: int) -> None:
     machine = Machine.from_catalog("sw26010-pro")
     devices = 2 * math.lcm(span, 256)
-    slowdown = machine.inter_bytes_per_s / float(all_to_all_bytes_per_s(machine, span=span, devices=devices))
+    leaving = share_leaving_in_exchanges(span, machine.supernode_size or 0)
+    # Groups that fill supernodes exactly stay inside.
+    is_cut = bool(find_crossings(machine, span=span, devices=devices))
+    slowdown = float(narrow(leaving, machine.oversubscription_factor)) if is_cut else 1.0
     counted = max(1.0, count_leaving_share(span, devices=devices) * 16 / 3)
     # The edges needn't cut the groups exactly in halves, so the rule may be a little too careful, never too bold.
     assert counted <= slowdown * 1.001
