@@ -1,4 +1,4 @@
-"""Which TCP ports are free, and who holds the others."""
+"""TCP ports: taking one for good, which are free, and who holds the others."""
 
 import errno
 import socket
@@ -8,27 +8,32 @@ import psutil
 from portal.embedded.errors import EmbeddedError
 
 LOOPBACK = "127.0.0.1"
+BACKLOG = 2048
 
 
-def is_port_free(host: str, port: int) -> bool:
-    """Whether a server could listen on `host`:`port` now.
+def listen_on(host: str, port: int) -> socket.socket | None:
+    """A listening socket on `host`:`port` (0: any port), None when somebody else has the port.
+
+    A port that was merely found free may be taken before a server gets to it; one that is listened on can't be.
 
     Raises EmbeddedError when the address itself cannot be used (not of this machine, or a port that needs privileges).
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As servers do: a port whose last connections are in TIME_WAIT counts as free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                return False
-            reason = error.strerror or str(error)
-            if error.errno == errno.EACCES:
-                reason = "ports below 1024 need privileges; use --port 8000 or above"
-            raise EmbeddedError(f"cannot listen on {host}:{port}: {reason}") from error
-    return True
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    # As servers do: a port whose last connections are in TIME_WAIT counts as free.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            return None
+        reason = error.strerror or str(error)
+        if error.errno == errno.EACCES:
+            reason = "ports below 1024 need privileges; use --port 8000 or above"
+        raise EmbeddedError(f"cannot listen on {host}:{port}: {reason}") from error
+    return listener
 
 
 def find_free_port(host: str = LOOPBACK) -> int:
@@ -39,12 +44,15 @@ def find_free_port(host: str = LOOPBACK) -> int:
         return int(probe.getsockname()[1])
 
 
-def choose_port(host: str, *, preferred: int, tries: int = 20) -> int:
-    """`preferred` when it is free, else the next free one after it, else any."""
+def listen_near(host: str, *, preferred: int, tries: int = 20) -> socket.socket:
+    """A listening socket on `preferred` when it is free, else on the next free port after it, else on any."""
     for port in range(preferred, min(preferred + tries, 65536)):
-        if is_port_free(host, port):
-            return port
-    return find_free_port(host)
+        if (listener := listen_on(host, port)) is not None:
+            return listener
+    listener = listen_on(host, 0)
+    if listener is None:
+        raise EmbeddedError(f"no port of {host} is free")
+    return listener
 
 
 def describe_port_owner(port: int) -> str:

@@ -47,6 +47,8 @@ class ProcessSpec:
     env: dict[str, str]
     log: Path
     user: UnixUser | None = None
+    inherited_fds: tuple[int, ...] = ()
+    """Open files that the process gets, such as a socket that it is to serve."""
     stop_steps: tuple[StopStep, ...] = (StopStep(signal.SIGTERM, 20),)
 
 
@@ -80,6 +82,7 @@ def spawn(spec: ProcessSpec) -> "subprocess.Popen[bytes]":
             stderr=subprocess.STDOUT,
             start_new_session=True,
             umask=0o077,
+            pass_fds=spec.inherited_fds,
             user=spec.user.uid if spec.user else None,
             group=spec.user.gid if spec.user else None,
             extra_groups=[] if spec.user else None,

@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
@@ -18,7 +18,7 @@ import psutil
 
 from portal.embedded.errors import EmbeddedError, StopRequested
 from portal.embedded.logs import MergedLog
-from portal.embedded.ports import LOOPBACK, choose_port, describe_port_owner, is_port_free
+from portal.embedded.ports import LOOPBACK, describe_port_owner, listen_near, listen_on
 from portal.embedded.postgres import prepare_postgres
 from portal.embedded.processes import ProcessSpec, Say
 from portal.embedded.readiness import PreparedServer, describe_failure, measure_log, wait_until_answering
@@ -80,13 +80,16 @@ def run_portal(home: Home, options: UpOptions, environ: Mapping[str, str], termi
 
 def _bring_up_and_watch(supervisor: Supervisor, options: UpOptions, environ: Mapping[str, str]) -> int:
     try:
-        port = choose_web_port(options, say=supervisor.log.say)
+        # Held from here to the end: nobody else can answer in the portal's place, and while the web server is being
+        # started again, requests wait instead of being refused.
+        listener = listen_for_web(options, say=supervisor.log.say)
+        port = listener.getsockname()[1]
         urls = start_servers(supervisor, environ)
         environment = build_environment(supervisor.home, environ, bind=options.bind, port=port, urls=urls)
         supervisor.run.environment = {name: environment[name] for name in _SHARED if name in environment}
         supervisor.run.web_url = environment["PORTAL_URL"]
         prepare_site(supervisor, environment)
-        start_site(supervisor, environment, bind=options.bind, port=port)
+        start_site(supervisor, environment, listener=listener)
         supervisor.run.phase = "ready"
         write_run(supervisor.home, supervisor.run)
         _announce(supervisor)
@@ -97,17 +100,17 @@ def _bring_up_and_watch(supervisor: Supervisor, options: UpOptions, environ: Map
     return 0
 
 
-def choose_web_port(options: UpOptions, *, say: Say) -> int:
-    """The port to serve on. Raises EmbeddedError when the one that was asked for is taken."""
+def listen_for_web(options: UpOptions, *, say: Say) -> socket.socket:
+    """The socket to serve on. Raises EmbeddedError when the port that was asked for is taken."""
     wanted = DEFAULT_PORT if options.port is None else options.port
-    if is_port_free(options.bind, wanted):
-        return wanted
+    if (listener := listen_on(options.bind, wanted)) is not None:
+        return listener
     owner = describe_port_owner(wanted)
     if options.port is not None:
         raise EmbeddedError(f"port {wanted} is in use by {owner}: choose another --port, or none to get a free one")
-    port = choose_port(options.bind, preferred=wanted + 1)
-    say(f"port {wanted} is in use by {owner}; using {port}")
-    return port
+    listener = listen_near(options.bind, preferred=wanted + 1)
+    say(f"port {wanted} is in use by {owner}; using {listener.getsockname()[1]}")
+    return listener
 
 
 def start_servers(supervisor: Supervisor, environ: Mapping[str, str]) -> dict[str, str]:
@@ -208,11 +211,11 @@ def compute_static_stamp(checkout: Path, static_root: Path) -> str:
     return digest.hexdigest()
 
 
-def start_site(supervisor: Supervisor, environment: dict[str, str], *, bind: str, port: int) -> None:
+def start_site(supervisor: Supervisor, environment: dict[str, str], *, listener: socket.socket) -> None:
     """Start web server, worker and beat, and wait until the site answers /healthz."""
     home = supervisor.home
-    address = f"[{bind}]:{port}" if ":" in bind else f"{bind}:{port}"
-    web = _module_spec(home, "web", environment, "gunicorn", *_list_gunicorn_arguments(address))
+    web = _module_spec(home, "web", environment, "gunicorn", *_list_gunicorn_arguments(listener.fileno()))
+    web = replace(web, inherited_fds=(listener.fileno(),))
     celery = ("--app", "portal")
     worker_arguments = ("--pool", "prefork", "--concurrency", str(CELERY_CONCURRENCY), "--loglevel", "INFO")
     worker = _module_spec(
@@ -227,7 +230,9 @@ def start_site(supervisor: Supervisor, environment: dict[str, str], *, bind: str
     for spec in (web, worker, beat):
         supervisor.start(spec)
     deadline = time.monotonic() + WEB_READY_S
-    connect_to = f"http://{LOOPBACK}:{port}" if bind in _ANY_ADDRESS else f"http://{address}"
+    bind, port = listener.getsockname()[:2]
+    reachable = LOOPBACK if bind in _ANY_ADDRESS else bind
+    connect_to = f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
     while (status := ask_health(connect_to)) != http.client.OK:
         if not supervisor.is_running("web"):
             raise describe_failure(web, offset)
@@ -237,10 +242,10 @@ def start_site(supervisor: Supervisor, environment: dict[str, str], *, bind: str
         supervisor.tick()
 
 
-def _list_gunicorn_arguments(address: str) -> tuple[str, ...]:
+def _list_gunicorn_arguments(listener_fd: int) -> tuple[str, ...]:
     return (
         "portal.wsgi:application",
-        *("--bind", address),
+        *("--bind", f"fd://{listener_fd}"),
         *("--worker-class", "gthread", "--workers", str(WEB_WORKERS), "--threads", str(WEB_THREADS)),
         *("--timeout", "60", "--graceful-timeout", "10"),
         *("--keep-alive", "75"),  # longer than pages and clients wait between two polls

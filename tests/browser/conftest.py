@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -45,9 +45,14 @@ class Browser:
 
     def sign_in(self, user: str) -> None:
         self.open("/account/login/")
-        self.find("[name=login]").send_keys(user)
-        self.find("[name=password]").send_keys(self.portal.passwords[user])
-        self.find("[name=password]").submit()
+        self.fill_in_sign_in(user)
+
+    def fill_in_sign_in(self, user: str) -> None:
+        """On the sign-in page, wherever it leads; the button is pressed when both fields hold what was typed."""
+        for name, words in (("login", user), ("password", self.portal.passwords[user])):
+            self.type(name, words)
+            self.wait(lambda: self.find(f"[name={name}]").get_property("value") == words, why=f"{name} not typed")  # noqa: B023
+        self.find("form[action*=login] button[type=submit]").click()
         self.wait(lambda: "/account/login" not in self.driver.current_url, why="not signed in")
 
     def find(self, selector: str) -> WebElement:
@@ -77,7 +82,17 @@ class Browser:
         waiting = WebDriverWait(
             self.driver, seconds, poll_frequency=0.2, ignored_exceptions=[StaleElementReferenceException]
         )
-        return waiting.until(lambda _: condition(), message=why)
+        try:
+            return waiting.until(lambda _: condition(), message=why)
+        except TimeoutException as error:
+            raise AssertionError(f"waited {seconds} s in vain{why and ': '}{why}\n{self._what_is_shown()}") from error
+
+    def _what_is_shown(self) -> str:
+        """What a person would report: the address, the page's words, the console and the portal's last lines."""
+        log = (self.portal.home.logs / "all.log").read_text(errors="replace").splitlines()
+        return "\n".join(
+            [self.driver.current_url, self.text("body")[:2000], *map(str, self.driver.get_log("browser")), *log[-40:]]
+        )
 
     def complaints(self) -> list[str]:
         """Errors and policy violations that the console has shown since the last call."""

@@ -26,7 +26,7 @@ if sys.argv[1] == os.environ.get("FAKE_FAILS"):
     sys.exit("OperationalError: the disk is made of cheese")
 """
 FAKE_GUNICORN = """
-import http.server, os, signal, sys
+import http.server, os, signal, socket, sys
 signal.signal(signal.SIGTERM, lambda *_: (print("web ends"), sys.exit(0)))
 if os.environ.get("FAKE_FAILS") == "web":
     sys.exit("ImportError: no module named wsgi")
@@ -36,9 +36,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
     def log_message(self, *_):
         pass
-host, port = sys.argv[sys.argv.index("--bind") + 1].rsplit(":", 1)
+listener = socket.socket(fileno=int(sys.argv[sys.argv.index("--bind") + 1].removeprefix("fd://")))
+server = http.server.HTTPServer(listener.getsockname(), Handler, bind_and_activate=False)
+server.socket = listener
 print("web listens")
-http.server.HTTPServer((host, int(port)), Handler).serve_forever()
+server.serve_forever()
 """
 FAKE_CELERY = """
 import signal, sys

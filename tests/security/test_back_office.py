@@ -12,9 +12,7 @@ pytestmark = pytest.mark.browser
 def test_the_back_office_works_under_its_policy(browser: Browser) -> None:
     browser.open("/admin/accounts/user/add/")
     assert "/account/login/" in browser.driver.current_url
-    browser.find("[name=login]").send_keys("admin")
-    browser.find("[name=password]").send_keys(browser.portal.passwords["admin"])
-    browser.find("[name=password]").submit()
+    browser.fill_in_sign_in("admin")
     browser.wait(lambda: browser.driver.current_url.endswith("/admin/accounts/user/add/"))
     for page in ("", "accounts/project/add/", "accounts/allocation/add/", "jobs/job/", "accounts/user/?q=lin"):
         browser.open(f"/admin/{page}")
