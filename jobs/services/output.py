@@ -31,7 +31,7 @@ def read_log(job: Job, offset: int, *, limit: int = 65536, file: OutputFile = "s
     if segment is None:
         return None
     backend = backend_of(segment.cluster.code)
-    return backend.read_log(segment.native_id, offset, limit=min(limit, MAX_CHUNK_BYTES), file=file)
+    return backend.read_log(segment.native_id, offset, key=segment.key, limit=min(limit, MAX_CHUNK_BYTES), file=file)
 
 
 def read_metrics(job: Job, offset: int) -> MetricPoints:

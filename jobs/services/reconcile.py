@@ -75,7 +75,7 @@ def reconcile_cluster(
         changed += _apply_guarded(segment, status, at=now())
         job = segment.job
         if job.cancel_requested_at is not None and job.state in IN_SCHEDULER:
-            backend.cancel(segment.native_id)
+            backend.cancel(segment.native_id, key=segment.key)
     return changed + _account(cluster, backend, missing, at=now(), lost_after_s=lost_after_s)
 
 
