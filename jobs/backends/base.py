@@ -54,7 +54,10 @@ class JobStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRow:
-    """What the scheduler's accounting says one ended job used: devices held for `elapsed_s` seconds."""
+    """What the scheduler's accounting says one ended job used: devices held for `elapsed_s` seconds.
+
+    `exit_code` and `exit_signal` are as in `JobStatus`; both None where accounting doesn't know.
+    """
 
     native_id: str
     key: str
@@ -63,6 +66,8 @@ class UsageRow:
     elapsed_s: int
     started_at: datetime | None
     ended_at: datetime
+    exit_code: int | None = None
+    exit_signal: int | None = None
     max_rss_bytes: int | None = None
     cpu_s: float | None = None
 
