@@ -11,7 +11,13 @@ from django.db.models import QuerySet
 from accounts.models import Cluster
 from jobs.backends.base import JobStatus, SchedulerBackend, SchedulerUnavailable, UsageRow
 from jobs.models import EventKind, Job, JobSegment
-from jobs.services.accounting import account_ended_segments, ended_segments, fetch_usage, settle_between_segments
+from jobs.services.accounting import (
+    account_ended_segments,
+    ended_segments,
+    fetch_usage,
+    settle_between_segments,
+    usage_of,
+)
 from jobs.services.chain import Verdict, judge_end
 from jobs.services.clusters import backend_of, record_failure, record_success
 from jobs.services.lifecycle import StaleJob, record_event, transition
@@ -106,7 +112,7 @@ def _account(
     if owed or missing:
         rows = fetch_usage(backend, owed, missing, at=at)
         for segment in missing:
-            row = rows.get(segment.key)
+            row = usage_of(segment, rows)
             if row is not None:
                 changed += _apply_guarded(segment, _status_from(row), backend, at=at)
                 owed.append(segment)
