@@ -111,6 +111,9 @@ class SchedulerBackend(ABC):
     supports_expected_start: ClassVar[bool] = False
     """Does it predict when a pending job starts?"""
 
+    concurrent_submits: ClassVar[int] = 4
+    """How many threads may hand jobs over at a time."""
+
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         """`alias` is the key in settings.SCHEDULERS; `options` its OPTIONS, validated here (ValueError)."""
         self.alias = alias

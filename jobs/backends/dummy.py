@@ -112,6 +112,7 @@ class _State:
 class DummyBackend(SchedulerBackend):
     """The contract in memory. OPTIONS: PARTITIONS, as for the local backend."""
 
+    concurrent_submits = 1  # in order, so that tests can tell
     supports_expected_start: ClassVar[bool] = True
 
     _states: ClassVar[dict[str, _State]] = {}
