@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,10 +27,11 @@ _FOREIGN: Final = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "DJANGO_SETTINGS_M
 """What of a developer's own environment would make it another portal."""
 
 
-def write_schedulers(lab: SlurmLab, file: Path, **changes: Mapping[str, str]) -> None:
+def write_schedulers(lab: SlurmLab, file: Path, *, suffix: str = "", **changes: Mapping[str, str]) -> None:
     """What SCHEDULERS_FILE names: both backends on the lab, each with a directory of its own for its jobs.
 
-    `changes` replaces entries by cluster, such as `{"slurm_cli": {"BACKEND": …}}`. Raises LabError.
+    `suffix` tells these directories from those of other portals on the lab. `changes` replaces entries by cluster,
+    such as `slurm_cli={"BACKEND": …}`. Raises LabError.
     """
     layout = lab.layout
     common = {"TIMEOUT_S": MESSAGE_TIMEOUT_S + 10, "SETTLE_S": SETTLE_S}
@@ -43,7 +45,7 @@ def write_schedulers(lab: SlurmLab, file: Path, **changes: Mapping[str, str]) ->
     for code, (backend, options) in clusters.items():
         backend = changes.get(code.replace("-", "_"), {}).get("BACKEND", backend)
         lines += [f"[{code}]", f"BACKEND = {json.dumps(backend)}", f"[{code}.OPTIONS]"]
-        options = {"JOBS_DIRECTORY": str(layout.jobs / code), **common, **options}
+        options = {"JOBS_DIRECTORY": f"{layout.jobs}/{code}{suffix}", **common, **options}
         lines += [f"{name} = {json.dumps(value)}" for name, value in options.items()]
         lines += [f"[{code}.OPTIONS.ENVIRONMENT]", *(f"{name} = {json.dumps(v)}" for name, v in environment.items())]
     file.write_text("\n".join(lines) + "\n")
@@ -75,8 +77,9 @@ def populate(lab: SlurmLab, environment: Mapping[str, str], *, is_unlimited: boo
 @contextmanager
 def portal_on(lab: SlurmLab, extra: Mapping[str, str] | None = None) -> Iterator[RunningPortal]:
     """A portal of its own on a lab that nobody else uses now, without limits for its people; nothing is left of it."""
-    file = lab.layout.root / "schedulers.toml"
-    write_schedulers(lab, file)
+    suffix = f"-{uuid.uuid4().hex[:8]}"
+    file = lab.layout.root / f"schedulers{suffix}.toml"
+    write_schedulers(lab, file, suffix=suffix)
     with fresh_tokens(lab), running_portal({"SCHEDULERS_FILE": str(file), **(extra or {})}) as portal:
         populate(lab, portal.environment, is_unlimited=True)
         yield portal
