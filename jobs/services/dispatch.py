@@ -15,11 +15,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
+from django.db.models import F
 
 from accounts.models import Cluster
 from jobs.backends.base import SchedulerUnavailable, SubmissionRejected
 from jobs.models import EventKind, Job, JobSegment
 from jobs.services import launching
+from jobs.services.chain import next_limit_minutes
 from jobs.services.clusters import backend_of, record_failure
 from jobs.services.lifecycle import StaleJob, record_event, transition
 from jobs.spec import InvalidSpec
@@ -62,13 +64,15 @@ def dispatch_queued_jobs(*, now: Callable[[], datetime], lease_s: int, limit: in
 def claim_due_jobs(*, at: datetime, lease_s: int, limit: int) -> list[Claim]:
     """Lease jobs that are due: QUEUED ones, and DISPATCHING ones whose lease ran out."""
     due = list(Job.objects.due_for_dispatch(at).with_names().select_for_update(skip_locked=True, of=("self",))[:limit])
-    tried = {segment.job_id: segment for segment in JobSegment.objects.filter(job__in=due, number=1)}
+    current = JobSegment.objects.filter(job__in=due, number=F("job__segment_number"))
+    tried = {segment.job_id: segment for segment in current}
     new = JobSegment.objects.bulk_create(
         JobSegment(
             job=job,
-            number=1,
+            number=job.segment_number,
             cluster=job.partition.cluster,
-            key=launching.segment_key(job, 1),
+            key=launching.segment_key(job, job.segment_number),
+            time_limit_minutes=next_limit_minutes(job) if job.is_chain else job.time_limit_minutes,
             first_attempt_at=at,
         )
         for job in due
@@ -101,7 +105,7 @@ def _hand_over(claim: Claim, *, now: Callable[[], datetime]) -> bool:
         if job.lease_expires_at is None or now() >= job.lease_expires_at:
             raise StaleJob(f"lease of {job.pk} ran out before the call")
         try:
-            spec = launching.build_job_spec(job, segment_number=segment.number)
+            spec = launching.build_job_spec(job, segment)
             native_id = backend.submit(spec, key=segment.key)
         except SubmissionRejected as error:
             transition(job, JobState.REJECTED, at=now(), reason="scheduler", detail={"words": str(error)[:500]})

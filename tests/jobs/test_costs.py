@@ -33,7 +33,7 @@ def test_following_jobs_that_do_not_change_costs_the_same_however_many_there_are
             assert centre.reconcile() == 0
         counts.append(len(captured))
     assert Job.objects.filter(state=JobState.RUNNING).count() > 5
-    assert counts[0] == counts[1] <= 4
+    assert counts[0] == counts[1] <= 5
 
 
 def test_an_answer_that_is_older_than_what_another_worker_wrote_is_ignored(
