@@ -104,6 +104,8 @@ class Audit:
     jobs: Mapping[str, dict[str, Any]]
     wishes: list[Wish]
     kills: list[Kill]
+    mended: set[str]
+    """Ids of jobs that an operator had to end in accounting."""
 
     def __post_init__(self) -> None:
         self.problems: list[str] = []
@@ -158,7 +160,9 @@ class Audit:
             self.seen["requeued by Slurm"] += 1
         self._check_outcome(where, key, job, wish, real)
         charge_s = sum(run.elapsed_s for run in real) * wish.devices
-        if job["charged_s"] != charge_s:
+        if job["charged_s"] != charge_s and ids & self.mended:
+            self.seen["accounting was mended by hand after the charge"] += 1
+        elif job["charged_s"] != charge_s:
             self.problems.append(f"{where} was charged {job['charged_s']} s; accounting says {charge_s} s: {real}")
         if any(run.devices != wish.devices for run in real if run.elapsed_s):
             self.problems.append(f"{where} had other devices than {wish.devices}: {real}")
@@ -182,6 +186,8 @@ class Audit:
             self.seen[f"Slurm ended a job as {last} when its controller died at its start"] += 1
         elif ends == 1:
             self.seen["began, was ended by Slurm with its controller's memory of it, and ran again to its end"] += 1
+        elif len({mark.job_id for mark in begins}) == 1:
+            self.seen["Slurm itself ran a job again that its dead controller had started"] += 1
         else:
             self.problems.append(f"ran to its end unknown to its controller, and once more: {told}")
 

@@ -21,7 +21,6 @@ from tests.integration.slurm.lab import SlurmLab
 from tests.integration.slurm.portal import portal_on
 from tests.running_portal import RunningPortal
 
-
 _RUNAWAY_AFTER_S: Final = 30.0
 
 
@@ -101,7 +100,7 @@ def run_chaos(lab: SlurmLab, plan: Plan) -> Report:
         jobs = _wait_for_quiet(portal, operator, plan.quiet_s)
         report.quiet_after_s = time.monotonic() - over_at
         roots = jobs_directories(Path(portal.environment["SCHEDULERS_FILE"]))
-        audit = Audit(lab, roots, read_marks(marks), jobs, wishes, killer.kills)
+        audit = Audit(lab, roots, read_marks(marks), jobs, wishes, killer.kills, operator.mended)
         audit.check()
         _check_that_it_works_still(portal, report)
         if "0 differences" not in (said := portal.manage("verify_ledger")):

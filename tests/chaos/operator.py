@@ -23,6 +23,7 @@ class Operator(threading.Thread):
         self._lock = threading.Lock()
         self._is_over = threading.Event()
         self.acts: Counter[str] = Counter()
+        self.mended: set[str] = set()
         # Apart from the restarts: while the controller is down, these questions wait for it.
         self._tidier = threading.Thread(target=self._keep_tidy, name="tidier", daemon=True)
 
@@ -97,4 +98,5 @@ class Operator(threading.Thread):
         found = [line for line in answer.splitlines() if line.count("|") > 2 and line[0].isdigit()]
         if found:
             self._lab.run(*command, input="y\n", check=False)
+            self.mended |= {line.partition("|")[0] for line in found}
             self.acts["job that accounting held for running, ended"] += len(found)
