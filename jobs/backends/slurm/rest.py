@@ -8,10 +8,11 @@ from typing import Any, Final
 
 import httpx
 
-from jobs.backends.base import PartitionInfo, SchedulerUnavailable, SubmissionRejected
+from jobs.backends.base import Inventory, PartitionInfo, SchedulerUnavailable, SubmissionRejected
 from jobs.backends.slurm.backend import SlurmBackend, SlurmClient, Submission
 from jobs.backends.slurm.directories import STDOUT_FILE
 from jobs.backends.slurm.errors import is_unavailability
+from jobs.backends.slurm.inventory import get_from_rest
 from jobs.backends.slurm.options import RestOptions, read_rest_options
 from jobs.backends.slurm.records import COMMENT_PREFIX, SlurmJob
 from jobs.backends.slurm.states import is_end, read_state, read_wait_status
@@ -153,6 +154,9 @@ class RestClient(SlurmClient):
             _read_partition(item, nodes, pending=pending[str(item["name"])], running=running[str(item["name"])])
             for item in found
         ]
+
+    def inventory(self) -> Inventory:
+        return get_from_rest(lambda part, path: self._ask("GET", part, path))
 
     def _ask(self, method: str, part: str, path: str, *, parameters: Mapping[str, str] | None = None) -> dict[str, Any]:
         """An answer without errors, asked as the portal itself."""
