@@ -207,7 +207,9 @@ class LocalBackend(SchedulerBackend):
                 "SELECT partition, placements FROM jobs WHERE state IN ('RUNNING', 'COMPLETING')"
             ):
                 partition = self._options.partitions.get(name)
-                for placement in rows.decode_placements(placements) if partition else ():
+                if partition is None:
+                    continue
+                for placement in rows.decode_placements(placements):
                     in_use[partition.node_name(placement.node)] += len(placement.devices)
         return Inventory(nodes=describe_nodes(self._options.partitions, in_use))
 

@@ -82,7 +82,7 @@ def get_from_rest(get: Get) -> Inventory:
 
 
 def read_node_state(words: Iterable[str]) -> NodeState:
-    """One state for Slurm's state and its flags, such as idle and drain. A word that no known release has is left out."""
+    """One state for Slurm's state and its flags, such as idle and drain; unknown words are left out."""
     lowered = {word.lower().strip("*~#!%$@^-") for word in words}
     if any(word.endswith("*") for word in words) or lowered & _DOWN_WORDS:
         return NodeState.DOWN
