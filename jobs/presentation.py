@@ -9,6 +9,7 @@ from django.utils.translation import gettext as _
 from jobs.models import EventKind, Job, JobEvent
 from jobs.services.allowed_wording import describe_allowed
 from jobs.services.calibration import describe_calibration
+from jobs.services.scheduler_wording import describe_scheduler_reason
 from jobs.services.wording import hours
 from jobs.states import JobState
 
@@ -54,29 +55,6 @@ STATE_MEANINGS = {
     JobState.LOST: gettext_lazy(
         "The cluster doesn't know the job any more. Tell an administrator; its quota stays reserved meanwhile."
     ),
-}
-
-# Slurm's words for why a job waits or ended: https://slurm.schedmd.com/resource_limits.html#reasons
-_SCHEDULER_REASONS = {
-    "Resources": gettext_lazy("waits for free accelerators"),
-    "Priority": gettext_lazy("jobs of higher priority come first"),
-    "Dependency": gettext_lazy("waits for another job to end"),
-    "PartitionDown": gettext_lazy("the partition is down"),
-    "PartitionTimeLimit": gettext_lazy("the time limit is above the partition's"),
-    "ReqNodeNotAvail": gettext_lazy("nodes are under maintenance"),
-    "BeginTime": gettext_lazy("its start time has not come"),
-    "JobHeldUser": gettext_lazy("held by its owner on the cluster"),
-    "JobHeldAdmin": gettext_lazy("held by an administrator on the cluster"),
-    "AssocGrpGRES": gettext_lazy("the project's accelerators on the cluster are all in use"),
-    "AssocGrpGRESMinutes": gettext_lazy("the project's accelerator time on the cluster is used up"),
-    "QOSMaxGRESPerUser": gettext_lazy("your accelerators on the cluster are all in use"),
-    "NonZeroExitCode": gettext_lazy("the script ended with an error"),
-    "TimeLimit": gettext_lazy("the time limit was reached"),
-    "OutOfMemory": gettext_lazy("more memory was used than the job had"),
-    "NodeDown": gettext_lazy("the node stopped working"),
-    "NodeFail": gettext_lazy("the node stopped working"),
-    "JobLaunchFailure": gettext_lazy("the cluster could not start it"),
-    "Cancelled": gettext_lazy("on request"),
 }
 
 _PORTAL_REASONS = {
@@ -168,10 +146,16 @@ def describe_reason(reason: str, detail: Mapping[str, Any]) -> str:
         }
     if reason == "scheduler":
         return _("the cluster refused it: %(words)s") % {"words": detail.get("words", "")}
-    if reason.startswith("RaisedSignal:"):
-        return _("ended by signal %(signal)s") % {"signal": reason.partition(":")[2]}
-    known = _PORTAL_REASONS.get(reason) or _SCHEDULER_REASONS.get(reason)
-    return str(known) if known else _("other reason: %(word)s") % {"word": reason}
+    if reason in _PORTAL_REASONS:
+        return str(_PORTAL_REASONS[reason])
+    words = describe_scheduler_reason(reason)
+    return words.clause if words else _("other reason, in the scheduler's own word: %(word)s") % {"word": reason}
+
+
+def describe_advice(reason: str) -> str:
+    """What the reader of a scheduler's reason can do, as sentences; "" where there is nothing to say."""
+    words = None if reason in _PORTAL_REASONS else describe_scheduler_reason(reason)
+    return words.advice if words else ""
 
 
 def describe_event(event: JobEvent) -> str:
