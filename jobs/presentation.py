@@ -83,6 +83,15 @@ _SCOPES = {
 }
 
 
+SIZE_LABELS = {
+    "1": gettext_lazy("1 node"),
+    "2-4": gettext_lazy("2–4 nodes"),
+    "5-16": gettext_lazy("5–16 nodes"),
+    "17+": gettext_lazy("over 16 nodes"),
+}
+"""The sizes of jobs of jobs.services.waiting, in words."""
+
+
 # What the engine says an estimate rests on, where it gives no count of published runs.
 BASIS_WORDING = {
     "fitted_to_published_runs": gettext_lazy("Rests on published runs on this accelerator."),

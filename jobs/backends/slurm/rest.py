@@ -270,7 +270,7 @@ def _read_queue_job(item: Mapping[str, Any]) -> SlurmJob:
         submitted_at=_time(item.get("submit_time")),
         started_at=_time(item.get("start_time")),
         ended_at=_time(item.get("end_time")),
-        # The description says more, as of nodes out of service, where the reason has only "Resources"; squeue does so, too.
+        # The description says more: of nodes that are all drained the reason has only "Resources". squeue does so, too.
         reason=str(item.get("state_description") or item.get("state_reason") or ""),
         nodes=str(item.get("nodes") or ""),
         exit_code=exit_code,
