@@ -227,12 +227,12 @@ _FAMILIES: Final[tuple[tuple[re.Pattern[str], "Words", "Words"], ...]] = tuple(
         ),
         (
             "AssocGrpRESOURCEMinutes",
-            gettext_lazy("the project's time of %(resource)s on the cluster is used up"),
+            gettext_lazy("the project's time budget for %(resource)s on the cluster is used up"),
             _MORE_TIME,
         ),
         (
             "AssocGrpRESOURCERunMinutes",
-            gettext_lazy("the project's running jobs claim all the time of %(resource)s that they may claim at once"),
+            gettext_lazy("the project's running jobs claim all the time on %(resource)s that they may claim at once"),
             _PROJECT_JOBS,
         ),
         (
@@ -247,7 +247,7 @@ _FAMILIES: Final[tuple[tuple[re.Pattern[str], "Words", "Words"], ...]] = tuple(
         ),
         (
             "AssocMaxRESOURCEMinutesPerJob",
-            gettext_lazy("asks for more time of %(resource)s than a job of the project may have"),
+            gettext_lazy("asks for more time on %(resource)s than a job of the project may have"),
             _SMALLER,
         ),
         (
@@ -257,13 +257,13 @@ _FAMILIES: Final[tuple[tuple[re.Pattern[str], "Words", "Words"], ...]] = tuple(
         ),
         (
             "QOSGrpRESOURCEMinutes",
-            gettext_lazy("the time of %(resource)s of its service level (QOS) is used up"),
+            gettext_lazy("the time budget for %(resource)s of its service level (QOS) is used up"),
             _OTHER_LEVEL,
         ),
         (
             "QOSGrpRESOURCERunMinutes",
             gettext_lazy(
-                "running jobs of its service level (QOS) claim all the time of %(resource)s that they may claim at once"
+                "running jobs of its service level (QOS) claim all the time on %(resource)s that they may claim at once"
             ),
             _LEVEL_JOBS,
         ),
@@ -279,7 +279,7 @@ _FAMILIES: Final[tuple[tuple[re.Pattern[str], "Words", "Words"], ...]] = tuple(
         ),
         (
             "QOSMaxRESOURCEMinutesPerJob",
-            gettext_lazy("asks for more time of %(resource)s than a job of its service level (QOS) may have"),
+            gettext_lazy("asks for more time on %(resource)s than a job of its service level (QOS) may have"),
             _SMALLER,
         ),
         (
@@ -289,7 +289,7 @@ _FAMILIES: Final[tuple[tuple[re.Pattern[str], "Words", "Words"], ...]] = tuple(
         ),
         (
             "QOSMinRESOURCE",
-            gettext_lazy("asks for less of %(resource)s than its service level (QOS) is for"),
+            gettext_lazy("must ask for more %(resource)s at its service level (QOS)"),
             gettext_lazy("It can't start like this: cancel it, and submit it again with more or at another level."),
         ),
         (
