@@ -40,7 +40,7 @@ STATE_MEANINGS = {
     JobState.REJECTED: gettext_lazy("The job was refused; nothing ran and nothing was charged."),
     JobState.QUEUED: gettext_lazy("The quota is reserved; the job is next to go to the cluster."),
     JobState.DISPATCHING: gettext_lazy("The job is being handed to the cluster."),
-    JobState.PENDING: gettext_lazy("The cluster has the job; it waits for free accelerators."),
+    JobState.PENDING: gettext_lazy("The cluster has the job; it has not started yet."),
     JobState.RUNNING: gettext_lazy("The job is running."),
     JobState.COMPLETING: gettext_lazy("The job has ended; the cluster is cleaning up."),
     JobState.COMPLETED: gettext_lazy("The job ended well."),
