@@ -35,6 +35,12 @@ def usable_partitions(user: User | AnonymousUser) -> QuerySet[Partition]:
     return Partition.objects.select_related("cluster", "resource_class").filter(cluster__is_enabled=True)
 
 
+def slurm_accounts_of(user: User) -> list[str]:
+    """The charge labels on the clusters of the projects that the person is a member of."""
+    pairs = Project.objects.active().filter(memberships__user=user).values_list("slurm_account", "code")
+    return [account or code for account, code in pairs]
+
+
 def visible_jobs_filter(user: User | AnonymousUser) -> Q:
     """A filter on anything with `user` and `project`: one's own, those of projects one leads, all for staff.
 

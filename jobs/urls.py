@@ -21,4 +21,6 @@ urlpatterns: list[URLPattern] = [
     path("projects/<slug:code>/ledger", project_parts.project_ledger, name="project-ledger"),
     path("clusters/", clusters.cluster_list, name="cluster-list"),
     path("clusters/live", clusters.cluster_list_live, name="cluster-list-live"),
+    path("clusters/<slug:cluster>/<str:name>/", clusters.partition_page, name="partition-detail"),
+    path("clusters/<slug:cluster>/<str:name>/live", clusters.partition_live, name="partition-live"),
 ]

@@ -2,6 +2,7 @@
 
 from accounts.models.allocations import Allocation, LedgerEntry, LedgerKind
 from accounts.models.identity import Institution, Membership, Project, ProjectState, Role, User
+from accounts.models.inventory import Node, NodeState, Qos, Reservation
 from accounts.models.policies import Policy
 from accounts.models.resources import Cluster, Partition, ResourceClass
 
@@ -12,10 +13,14 @@ __all__ = [
     "LedgerEntry",
     "LedgerKind",
     "Membership",
+    "Node",
+    "NodeState",
     "Partition",
     "Policy",
     "Project",
     "ProjectState",
+    "Qos",
+    "Reservation",
     "ResourceClass",
     "Role",
     "User",
