@@ -7,7 +7,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from jobs.services import admission, clusters, dispatch, recalibration, reconcile
+from jobs.services import admission, associations, clusters, dispatch, recalibration, reconcile
 
 DISPATCH_BATCH = 20
 
@@ -41,6 +41,11 @@ def reconcile_clusters() -> None:
 @shared_task(name="jobs.sync_inventory")
 def sync_inventory() -> None:
     clusters.sync_inventory(at=timezone.now())
+
+
+@shared_task(name="jobs.sync_associations")
+def sync_associations() -> None:
+    associations.sync_associations(now=timezone.now)
 
 
 @shared_task(name="jobs.calibrate")
