@@ -247,9 +247,10 @@ def _differences(actual: Mapping[str, int], wanted: Mapping[str, int | None]) ->
     )
 
 
-def rows_of(plan: Plan) -> dict[str, list[dict[str, Any]]]:
+def rows_of(plan: Plan) -> dict[str, Any]:
     """The plan as JSON."""
     return {
+        "fingerprint": plan.fingerprint,
         "changes": [
             {
                 "kind": change.kind.value,

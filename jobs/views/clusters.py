@@ -6,8 +6,9 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import conditional_page, require_safe
 
-from accounts.access import usable_partitions
+from accounts.access import may_manage_clusters, usable_partitions
 from accounts.models import Cluster, Partition
+from jobs.services.association_setup import is_managed
 from jobs.services.estimates import accelerator_title
 
 
@@ -24,7 +25,10 @@ def list_clusters(partitions: QuerySet[Partition]) -> list[tuple[Cluster, list[t
 @require_safe
 def cluster_list(request: HttpRequest) -> HttpResponse:
     """The page of all clusters."""
-    return render(request, "jobs/clusters.html", {"clusters": list_clusters(usable_partitions(request.user))})
+    clusters = list_clusters(usable_partitions(request.user))
+    may_manage = may_manage_clusters(request.user)
+    managed = [cluster for cluster, _partitions in clusters if may_manage and is_managed(cluster.code)]
+    return render(request, "jobs/clusters.html", {"clusters": clusters, "managed": managed})
 
 
 @login_required

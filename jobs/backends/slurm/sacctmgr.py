@@ -7,6 +7,7 @@ that changes something names its cluster and one account, user or QOS; nothing i
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from jobs.backends.associations import (
@@ -68,15 +69,23 @@ class SacctmgrAssociations(AssociationAdmin):
     def read(self, *, mark: str) -> AssociationState:
         _check(_MARK, "mark", mark)
         # Which are marked is asked of Slurm: descriptions may hold anything, line ends included.
-        marked_accounts = self._names("account", f"organization={mark}", "format=account")
-        marked_qos = self._names("qos", f"description={mark}", "format=name")
-        every_account = self._names("account", "format=account")
+        questions: list[tuple[list[str], int]] = [
+            (["account", f"organization={mark}", "format=account"], 1),
+            (["qos", f"description={mark}", "format=name"], 1),
+            (["account", "format=account"], 1),
+            (["assoc", f"cluster={self._cluster()}", "woplimits", f"format={','.join(_ASSOCIATION_COLUMNS)}"], 12),
+            (["qos", "format=name,maxjobsperuser,maxtresperuser"], 3),
+            (["user", "format=user,adminlevel,defaultaccount"], 3),
+        ]
+        # All at once: a sacctmgr spends its time waiting for slurmdbd.
+        with ThreadPoolExecutor(len(questions)) as pool:
+            answers = list(pool.map(lambda question: self._rows(*question), questions))
+        marked_accounts, marked_qos, every_account = ({row[0] for row in rows} for rows in answers[:3])
         accounts = {
             name: SlurmAccount(name=name, is_marked=name in marked_accounts, is_here=False) for name in every_account
         }
         associations = []
-        where = ["assoc", f"cluster={self._cluster()}", "woplimits", f"format={','.join(_ASSOCIATION_COLUMNS)}"]
-        for row in self._rows(where, len(_ASSOCIATION_COLUMNS)):
+        for row in answers[3]:
             if row[1]:
                 associations.append(_read_association(row))
             else:
@@ -86,11 +95,11 @@ class SacctmgrAssociations(AssociationAdmin):
             associations=tuple(associations),
             qos={
                 row[0]: Qos(name=row[0], is_marked=row[0] in marked_qos, limits=_read_qos_limits(row))
-                for row in self._rows(["qos", "format=name,maxjobsperuser,maxtresperuser"], 3)
+                for row in answers[4]
             },
             users={
                 row[0]: SlurmUser(name=row[0], admin_level=row[1] or "None", default_account=row[2])
-                for row in self._rows(["user", "format=user,adminlevel,defaultaccount"], 3)
+                for row in answers[5]
             },
         )
 
@@ -143,9 +152,6 @@ class SacctmgrAssociations(AssociationAdmin):
                 raise SchedulerUnavailable(f"scontrol doesn't tell the cluster's name: {done.errors or 'no such line'}")
             self._cluster_name = match[1].lower()
         return self._cluster_name
-
-    def _names(self, *words: str) -> set[str]:
-        return {row[0] for row in self._rows(list(words), 1)}
 
     def _rows(self, words: list[str], columns: int) -> list[list[str]]:
         done = self._runner.run(["sacctmgr", "--noheader", "--parsable2", "--readonly", "show", *words])
