@@ -264,7 +264,7 @@ def rows_of(plan: Plan) -> dict[str, Any]:
 
 
 def depends_on(change: Change, failed: Iterable[Change]) -> bool:
-    """Would the change be refused because one before it was?"""
+    """Would the change be refused because one before it was, or was not tried?"""
     needs: list[Callable[[Change], bool]] = [
         lambda before: before.kind is ChangeKind.ADD_ACCOUNT and before.account == change.account,
         lambda before: (
