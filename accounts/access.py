@@ -62,6 +62,11 @@ def may_cancel_job(user: User | AnonymousUser, *, owner_id: int, project_id: int
     return user.pk == owner_id or user.is_staff or leads_project(user, project_id)
 
 
+def may_manage_clusters(user: User | AnonymousUser) -> bool:
+    """Staff: they see and mend what a cluster's scheduler has of the portal."""
+    return user.is_authenticated and user.is_active and user.is_staff
+
+
 def leads_project(user: User | AnonymousUser, project_id: int) -> bool:
     """Is the person PI or manager of the project?"""
     return (

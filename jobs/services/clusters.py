@@ -56,15 +56,21 @@ def record_success(cluster: Cluster, *, at: datetime) -> None:
 
 def sync_inventory(*, at: datetime) -> int:
     """Read what every cluster has that may be asked, in a few calls each. Returns how many partitions were updated."""
-    updated = 0
-    for cluster in Cluster.objects.askable(at):
-        try:
-            backend = backend_of(cluster.code)
-            partitions = backend.partitions()
-            inventory = backend.inventory() if backend.supports_inventory else None
-        except SchedulerUnavailable as error:
-            record_failure(cluster, error, at=at)
-            continue
-        updated += store_inventory(cluster, partitions, inventory, at=at)
+    updated = sum(sync_cluster(code, at=at) for code in askable_clusters(at=at))
     measure_waits(at=at)
     return updated
+
+
+def sync_cluster(cluster_code: str, *, at: datetime) -> int:
+    """Read what one cluster has, if it may be asked now. Returns how many partitions were updated."""
+    cluster = Cluster.objects.askable(at).filter(code=cluster_code).first()
+    if cluster is None:
+        return 0
+    try:
+        backend = backend_of(cluster.code)
+        partitions = backend.partitions()
+        inventory = backend.inventory() if backend.supports_inventory else None
+    except SchedulerUnavailable as error:
+        record_failure(cluster, error, at=at)
+        return 0
+    return store_inventory(cluster, partitions, inventory, at=at)

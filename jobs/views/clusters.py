@@ -13,9 +13,10 @@ from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
 from django.views.decorators.http import conditional_page, require_safe
 
-from accounts.access import slurm_accounts_of, usable_partitions
+from accounts.access import may_manage_clusters, slurm_accounts_of, usable_partitions
 from accounts.models import Cluster, Node, NodeState, Partition, Qos, Reservation, User
 from jobs.presentation import SIZE_LABELS
+from jobs.services.association_setup import is_managed
 from jobs.services.estimates import accelerator_title
 from jobs.services.waiting import WINDOWS_DAYS, Wait, best_known_waits, waits_of
 
@@ -86,7 +87,10 @@ def list_clusters(partitions: QuerySet[Partition]) -> list[tuple[Cluster, list[t
 @require_safe
 def cluster_list(request: HttpRequest) -> HttpResponse:
     """The page of all clusters."""
-    return render(request, "jobs/clusters.html", _list_context(request))
+    context = _list_context(request)
+    may_manage = may_manage_clusters(request.user)
+    context["managed"] = [one for one, *_ in context["clusters"] if may_manage and is_managed(one.code)]
+    return render(request, "jobs/clusters.html", context)
 
 
 @login_required
