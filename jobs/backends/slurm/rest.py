@@ -17,7 +17,7 @@ from jobs.backends.slurm.records import COMMENT_PREFIX, SlurmJob
 from jobs.backends.slurm.states import is_end, read_state, read_wait_status
 from jobs.backends.slurm.text import expand_hosts, read_gres
 from jobs.backends.slurm.timer import add_signal_timer
-from jobs.backends.slurm.tokens import TokenDirectory, TokenSource
+from jobs.backends.slurm.tokens import TokenBroker, TokenDirectory, TokenRefused, TokenSource
 from jobs.spec import MAX_TIME_LIMIT_MINUTES
 
 VERSIONS: Final = ("v0.0.38",)
@@ -49,7 +49,9 @@ class SlurmRestBackend(SlurmBackend):
         return RestClient(
             url=options.url,
             user=options.user,
-            tokens=TokenDirectory(options.token_directory),
+            tokens=TokenBroker(options.token_broker)
+            if options.token_broker
+            else TokenDirectory(options.token_directory),
             timeout_s=options.timeout_s,
         )
 
@@ -83,7 +85,10 @@ class RestClient(SlurmClient):
             "script": add_signal_timer(submission.spec),
             "job": _job_properties(submission),
         }
-        response = self._send("POST", "slurm", "job/submit", user=submission.user, body=body)
+        try:
+            response = self._send("POST", "slurm", "job/submit", user=submission.user, body=body)
+        except TokenRefused as error:
+            raise SubmissionRejected(str(error)) from error
         answer = _read_json(response)
         # A job that waits because it is held comes with an id and an error entry at once: the id counts.
         job_id = answer.get("job_id")
@@ -180,7 +185,10 @@ class RestClient(SlurmClient):
         name = user or self._user
         headers = {"X-SLURM-USER-NAME": name, "X-SLURM-USER-TOKEN": self._tokens.token_for(name)}
         url = f"/{part}/{self._version_of(part, headers)}/{path}"
-        return self._request(method, url, headers=headers, body=body, parameters=parameters)
+        response = self._request(method, url, headers=headers, body=body, parameters=parameters)
+        if response.status_code in (401, 500):
+            self._tokens.discard(name)  # so Slurm answers a token that it doesn't take, among other things
+        return response
 
     def _request(
         self,
