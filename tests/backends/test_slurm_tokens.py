@@ -1,6 +1,7 @@
 """Where tokens come from, on a real Slurm: the token broker, or files."""
 
 import json
+import os
 import pwd
 import time
 from collections.abc import Iterator
@@ -126,6 +127,30 @@ def test_a_token_that_slurm_does_not_take_any_more_is_not_used_twice(broker: Slu
     with pytest.raises(SchedulerUnavailable):
         broker.backend.ping()
     broker.backend.ping()
+
+
+def test_after_an_exchange_of_the_key_the_portal_goes_on(broker: SlurmRestHarness) -> None:
+    lab = broker.lab
+    running = broker.submit(LONG)
+    broker.wait(running, is_running)
+    time.sleep(2)  # a controller that remembers the job
+    # Written over, which keeps owner and mode; the guide has a rename, which the broker's own tests have as well.
+    new = os.urandom(32)
+    lab.layout.jwt_key.write_bytes(new)
+    for daemon in ("slurmctld", "slurmdbd"):
+        lab.stop(daemon)
+    for daemon in ("slurmdbd", "slurmctld"):
+        lab.start(daemon)
+    lab.wait_for_nodes()
+    spec = broker.make_spec()
+    with pytest.raises(SchedulerUnavailable):
+        broker.backend.submit(spec, key=spec.key)
+    (lab.layout.broker / "jwt_hs256.key").write_bytes(new)
+    time.sleep(1.1)  # the time of doubt
+    with pytest.raises(SchedulerUnavailable):
+        broker.backend.ping()  # the portal's own token is still an old one; it is thrown away by this
+    assert broker.status(running).state is JobState.RUNNING
+    assert broker.backend.submit(spec, key=spec.key) in broker.jobs_with(spec.key)
 
 
 def test_a_broker_that_is_away_is_named_and_nothing_is_lost(broker: SlurmRestHarness) -> None:

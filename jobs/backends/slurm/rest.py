@@ -13,6 +13,7 @@ from jobs.backends.slurm.backend import SlurmBackend, SlurmClient, Submission
 from jobs.backends.slurm.directories import STDOUT_FILE
 from jobs.backends.slurm.errors import is_unavailability
 from jobs.backends.slurm.options import RestOptions, read_rest_options
+from jobs.backends.slurm.probes import RestProbe
 from jobs.backends.slurm.records import COMMENT_PREFIX, SlurmJob
 from jobs.backends.slurm.states import is_end, read_state, read_wait_status
 from jobs.backends.slurm.text import expand_hosts, read_gres
@@ -73,6 +74,15 @@ class RestClient(SlurmClient):
         # trust_env: a proxy of the portal's environment must not see tokens.
         self._http = httpx.Client(base_url=url, timeout=timeout_s, trust_env=False, transport=transport)
         self._versions: dict[str, str] = {}
+
+    def open_probe(self) -> RestProbe:
+        return RestProbe(self._ask_as, user=self._user, tokens=self._tokens)
+
+    def _ask_as(self, part: str, path: str, *, user: str) -> dict[str, Any]:
+        response = self._send("GET", part, path, user=user)
+        answer = _read_json(response)
+        self._check(response, answer)
+        return answer
 
     def ping(self) -> None:
         answer = self._ask("GET", "slurm", "ping")

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from jobs.backends.base import SchedulerUnavailable
 
@@ -152,9 +152,23 @@ def _receive_line(connection: socket.socket, deadline: float) -> bytes:
 
 def read_expiry(token: str) -> float:
     """When a token ends, in seconds since the epoch. Raises SchedulerUnavailable for what is no token."""
+    try:
+        return float(_read_claims(token)["exp"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise SchedulerUnavailable("A token is no JSON Web Token with an end.") from error
+
+
+def read_owner(token: str) -> str:
+    """For which user of Slurm's a token is. Raises SchedulerUnavailable for what is no token."""
+    return str(_read_claims(token).get("sun", ""))
+
+
+def _read_claims(token: str) -> dict[str, Any]:
     parts = token.split(".")
     try:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-        return float(claims["exp"])
-    except (IndexError, KeyError, TypeError, ValueError, binascii.Error) as error:
-        raise SchedulerUnavailable("A token is no JSON Web Token with an end.") from error
+    except (IndexError, ValueError, binascii.Error) as error:
+        raise SchedulerUnavailable("A token is no JSON Web Token.") from error
+    if not isinstance(claims, dict):
+        raise SchedulerUnavailable("A token is no JSON Web Token with claims.")
+    return claims
