@@ -1,6 +1,9 @@
 """What an administrator is told of a real cluster, good and broken."""
 
+import multiprocessing
 import os
+import pwd
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,7 +52,7 @@ def test_a_good_cluster_is_called_so(slurm: SlurmHarness) -> None:
     assert with_outcome(checks, Outcome.WARNING) == {"security", "configuration" if by_rest else "key"}
     both = {"controller", "version", "clock", "partitions", "accounting", "sight", "accelerators", "jobs directory"}
     both |= {"researcher", "submission"}
-    only = {"tokens"} if by_rest else {"enforcement", "partition limits", "comment", "memory", "patience"}
+    only = {"tokens", "interface"} if by_rest else {"enforcement", "partition limits", "comment", "memory", "patience"}
     assert with_outcome(checks, Outcome.OK) == both | only
     assert "22.05.8" in checks["version"].found
     assert "Debian 12" in checks["security"].found
@@ -106,6 +109,38 @@ def test_a_missing_jobs_directory_comes_with_the_command_that_makes_it(slurm: Sl
     assert check.outcome is Outcome.FAILED
     assert "install -d -m 0711" in check.remedy
     assert missing in check.remedy
+
+
+def look_as_portal(slurm: SlurmHarness, answer: Any) -> None:
+    """In a process of its own, which can't take back that it gives up its rights."""
+    account = pwd.getpwnam(PORTAL_USER)
+    os.setgroups([])
+    os.setgid(account.pw_gid)
+    os.setuid(account.pw_uid)
+    checks = slurm.open_backend(SETTLE_S=30).check(as_user="", poll_interval_s=2.0)
+    answer.put([(check.name, check.outcome.value, check.found) for check in checks])
+
+
+def test_the_portals_own_unix_user_needs_no_further_right(slurm: SlurmHarness) -> None:
+    slurm.directory.mkdir(mode=0o700)
+    slurm.directory.chmod(0o1733)
+    shutil.chown(slurm.directory, PORTAL_USER)
+    processes = multiprocessing.get_context("fork")
+    answer = processes.Queue()
+    process = processes.Process(target=look_as_portal, args=(slurm, answer))
+    process.start()
+    try:
+        checks = answer.get(timeout=60)
+    finally:
+        process.join(10)
+        process.kill()
+    outcomes = {name: outcome for name, outcome, _ in checks}
+    assert [check for check in checks if check[1] == "failed"] == []
+    assert outcomes["jobs directory"] == "ok"
+    assert outcomes["sight"] == "ok"
+    assert any(PORTAL_USER in found for _, _, found in checks)
+    if not isinstance(slurm, SlurmRestHarness):
+        assert outcomes["key"] == "ok"
 
 
 # The command line alone
@@ -207,7 +242,9 @@ def test_a_token_that_slurm_does_not_take_is_no_use(files: TokenDirectoryHarness
     token = files.lab.mint_token(PORTAL_USER)
     head, claims, signature = token.split(".")
     write_token(files.lab, PORTAL_USER, f"{head}.{claims}.{signature[::-1]}")
-    assert with_outcome(look(files), Outcome.FAILED) == {"controller"}
+    checks = look(files)
+    assert with_outcome(checks, Outcome.FAILED) == {"controller"}
+    assert "the broker's key is not Slurm's" in checks["controller"].remedy
     with pytest.raises(SchedulerUnavailable):
         files.backend.ping()
 

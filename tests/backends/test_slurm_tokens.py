@@ -153,6 +153,12 @@ def test_after_an_exchange_of_the_key_the_portal_goes_on(broker: SlurmRestHarnes
     assert broker.backend.submit(spec, key=spec.key) in broker.jobs_with(spec.key)
 
 
+def test_questions_about_jobs_that_slurm_does_not_know_cost_no_tokens(broker: SlurmRestHarness) -> None:
+    for _ in range(5):
+        assert broker.backend.poll(["999999"]) == {}
+    assert grants(broker) == [PORTAL_USER]
+
+
 def test_a_broker_that_is_away_is_named_and_nothing_is_lost(broker: SlurmRestHarness) -> None:
     broker.lab.stop("token_broker")
     spec = broker.make_spec()

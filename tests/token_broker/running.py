@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,8 +111,9 @@ class RunningBroker:
     def send(self, request: bytes, *, timeout_s: float = 20) -> dict[str, Any]:
         """The answer to these bytes, after which nothing more is sent."""
         with self.connect(timeout_s) as connection:
-            connection.sendall(request)
-            connection.shutdown(socket.SHUT_WR)
+            with suppress(BrokenPipeError):  # who is turned away at once may find nobody there to read this
+                connection.sendall(request)
+                connection.shutdown(socket.SHUT_WR)
             return read_answer(connection)
 
     def connect(self, timeout_s: float = 20) -> socket.socket:

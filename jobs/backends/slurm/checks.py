@@ -92,10 +92,7 @@ class SlurmChecks:
             self._client.ping()
         except SchedulerUnavailable as error:
             return failed(
-                "controller",
-                str(error),
-                "See that slurmctld (and slurmrestd) run, that this machine reaches them, and that SLURM_CONF or URL "
-                "is right. What rests on it was not checked.",
+                "controller", str(error), f"{self._probe.remedy_for_silence} What rests on it was not checked."
             )
         return ok("controller", "The controller answers.")
 
@@ -107,6 +104,8 @@ class SlurmChecks:
         else:
             yield _check_support(server, release)
             yield _check_holes(server, release)
+        if server.interface:
+            yield ok("interface", f"slurmrestd offers {server.interface}, which the portal reads.")
         yield _check_clock(server)
 
     def _check_partitions(self) -> Iterator[Check]:

@@ -5,17 +5,18 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from jobs.backends.base import SchedulerUnavailable, SubmissionRejected
 from jobs.backends.checks import Check, failed, ok, warning
 from jobs.backends.slurm.commands import CommandRunner
 from jobs.backends.slurm.errors import is_unavailability
-from jobs.backends.slurm.tokens import TokenSource, read_expiry, read_owner
+from jobs.backends.slurm.tokens import TokenRefused, TokenSource, read_expiry, read_owner
 
 LONG_LIFE_S: Final = 3600.0
 _SETTING: Final = re.compile(r"^(\w+)\s*= (.*)$", re.MULTILINE)
 _AS_OF: Final = re.compile(r"^Configuration data as of (\d+)", re.MULTILINE)
+_INTERFACE: Final = re.compile(r"v\d+\.\d+\.\d+")
 _SCRIPT: Final = b"#!/bin/sh\ntrue\n"
 
 
@@ -27,15 +28,22 @@ class AskRest(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """The release that a daemon tells of itself, which daemon, and the controller's clock (seconds since the epoch)."""
+    """The release that a daemon tells of itself, which daemon, and the controller's clock (seconds since the epoch).
+
+    `interface` is the version of slurmrestd's interface that was used; "" on the command line.
+    """
 
     daemon: str
     release: str
     clock: float | None
+    interface: str = ""
 
 
 class Probe(ABC):
     """All methods raise SchedulerUnavailable."""
+
+    remedy_for_silence: ClassVar[str]
+    """What to do if the controller can't be asked."""
 
     @abstractmethod
     def read_server(self) -> Server:
@@ -64,6 +72,11 @@ class Probe(ABC):
 
 class CliProbe(Probe):
     """By scontrol, sacctmgr and sbatch."""
+
+    remedy_for_silence = (
+        "See that slurmctld runs, that this machine reaches it, that munge runs on both with one key, and that "
+        "SLURM_CONF and PATH are right."
+    )
 
     def __init__(self, runner: CommandRunner) -> None:
         self._runner = runner
@@ -109,6 +122,11 @@ class CliProbe(Probe):
 class RestProbe(Probe):
     """By slurmrestd."""
 
+    remedy_for_silence = (
+        "See that slurmrestd and slurmctld run, and that URL is right. Where it says 'Unspecified error', Slurm "
+        "doesn't take the token: the broker's key is not Slurm's, it is another user's, or the clocks differ."
+    )
+
     def __init__(self, ask: AskRest, *, user: str, tokens: TokenSource) -> None:
         self._ask = ask
         self._user = user
@@ -120,8 +138,12 @@ class RestProbe(Probe):
         slurm = meta.get("Slurm") or meta.get("slurm") or {}
         at = (answer.get("statistics") or {}).get("req_time")
         number = at.get("number") if isinstance(at, dict) else at
+        interface = _INTERFACE.search(str(meta.get("plugin") or ""))
         return Server(
-            "slurmrestd", str(slurm.get("release") or ""), float(number) if isinstance(number, int | float) else None
+            "slurmrestd",
+            str(slurm.get("release") or ""),
+            float(number) if isinstance(number, int | float) else None,
+            interface[0] if interface else "one that it doesn't name",
         )
 
     def read_configuration(self) -> None:
@@ -151,9 +173,11 @@ class RestProbe(Probe):
         try:
             token = self._tokens.token_for(name)
             left_s, owner = read_expiry(token) - time.time(), read_owner(token)
+        except TokenRefused as error:
+            return failed("tokens", str(error), f"If {name} shall use the portal: put the name on the broker's list.")
         except SchedulerUnavailable as error:
             return failed(
-                "tokens", str(error), "Start the token broker, and put the portal and its researchers on its list."
+                "tokens", str(error), "Start the token broker, and see who may reach its socket; its log says more."
             )
         if owner != name:
             return failed("tokens", f"The token for {name} is one for {owner}.", "Put the broker's files right.")

@@ -11,7 +11,7 @@ import httpx
 from jobs.backends.base import PartitionInfo, SchedulerUnavailable, SubmissionRejected
 from jobs.backends.slurm.backend import SlurmBackend, SlurmClient, Submission
 from jobs.backends.slurm.directories import STDOUT_FILE
-from jobs.backends.slurm.errors import is_unavailability
+from jobs.backends.slurm.errors import is_unavailability, may_mean_bad_token
 from jobs.backends.slurm.options import RestOptions, read_rest_options
 from jobs.backends.slurm.probes import RestProbe
 from jobs.backends.slurm.records import COMMENT_PREFIX, SlurmJob
@@ -196,8 +196,8 @@ class RestClient(SlurmClient):
         headers = {"X-SLURM-USER-NAME": name, "X-SLURM-USER-TOKEN": self._tokens.token_for(name)}
         url = f"/{part}/{self._version_of(part, headers)}/{path}"
         response = self._request(method, url, headers=headers, body=body, parameters=parameters)
-        if response.status_code in (401, 500):
-            self._tokens.discard(name)  # so Slurm answers a token that it doesn't take, among other things
+        if response.status_code in (401, 500) and may_mean_bad_token(response.text):
+            self._tokens.discard(name)
         return response
 
     def _request(
