@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pwd
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 
 from jobs.backends.base import SchedulerUnavailable
 from jobs.backends.checks import Check, Outcome
-from jobs.backends.slurm.checks import check_jobs_directory
+from jobs.backends.slurm.checks import check_clock, check_holes, check_jobs_directory, check_support
+from jobs.backends.slurm.probes import Server
+from jobs.backends.slurm.releases import parse_release
 from tests.backends.slurm_harness import (
     SlurmCliHarness,
     SlurmHarness,
@@ -111,36 +114,37 @@ def test_a_missing_jobs_directory_comes_with_the_command_that_makes_it(slurm: Sl
     assert missing in check.remedy
 
 
-def look_as_portal(slurm: SlurmHarness, answer: Any) -> None:
-    """In a process of its own, which can't take back that it gives up its rights."""
-    account = pwd.getpwnam(PORTAL_USER)
+def give_up_rights_and_look(slurm: SlurmHarness, user: str, answer: Any) -> None:
+    account = pwd.getpwnam(user)
     os.setgroups([])
     os.setgid(account.pw_gid)
     os.setuid(account.pw_uid)
-    checks = slurm.open_backend(SETTLE_S=30).check(as_user="", poll_interval_s=2.0)
-    answer.put([(check.name, check.outcome.value, check.found) for check in checks])
+    answer.put(list(slurm.open_backend(SETTLE_S=30).check(as_user="", poll_interval_s=2.0)))
 
 
-def test_the_portals_own_unix_user_needs_no_further_right(slurm: SlurmHarness) -> None:
+def look_as_unix_user(slurm: SlurmHarness, user: str) -> dict[str, Check]:
+    """As a portal that runs as this Unix user: in a process of its own, which can't take its rights back."""
     slurm.directory.mkdir(mode=0o700)
     slurm.directory.chmod(0o1733)
-    shutil.chown(slurm.directory, PORTAL_USER)
+    shutil.chown(slurm.directory, user)
     processes = multiprocessing.get_context("fork")
     answer = processes.Queue()
-    process = processes.Process(target=look_as_portal, args=(slurm, answer))
+    process = processes.Process(target=give_up_rights_and_look, args=(slurm, user, answer))
     process.start()
     try:
-        checks = answer.get(timeout=60)
+        return {check.name: check for check in answer.get(timeout=60)}
     finally:
         process.join(10)
         process.kill()
-    outcomes = {name: outcome for name, outcome, _ in checks}
-    assert [check for check in checks if check[1] == "failed"] == []
-    assert outcomes["jobs directory"] == "ok"
-    assert outcomes["sight"] == "ok"
-    assert any(PORTAL_USER in found for _, _, found in checks)
+
+
+def test_the_portals_own_unix_user_needs_no_further_right(slurm: SlurmHarness) -> None:
+    checks = look_as_unix_user(slurm, PORTAL_USER)
+    assert [check for check in checks.values() if check.outcome is Outcome.FAILED] == []
+    assert checks["jobs directory"].outcome is Outcome.OK
+    assert (checks["sight"].outcome, PORTAL_USER in checks["sight"].found) == (Outcome.OK, True)
     if not isinstance(slurm, SlurmRestHarness):
-        assert outcomes["key"] == "ok"
+        assert checks["key"].outcome is Outcome.OK
 
 
 # The command line alone
@@ -158,6 +162,14 @@ def test_who_has_no_account_in_slurm_is_told_in_slurms_words(cli: SlurmHarness) 
     assert check.outcome is Outcome.FAILED
     assert "Invalid account" in check.found
     assert CAROL in check.remedy
+
+
+@pytest.mark.slurm
+def test_a_portal_that_can_not_become_the_researcher_is_told_so(cli: SlurmHarness) -> None:
+    refusing = ["/bin/sh", "-c", "echo sudo: a password is required >&2; exit 1", "{user}"]
+    check = look(cli, as_user=ALICE, RUN_AS=refusing)["submission"]
+    assert (check.outcome, "a password is required" in check.found) == (Outcome.FAILED, True)
+    assert "RUN_AS" in check.remedy
 
 
 @pytest.mark.slurm
@@ -182,6 +194,33 @@ def test_lines_that_were_taken_out_of_slurm_conf_are_missed(cli: SlurmHarness) -
         cli.lab.wait_for_nodes()
     assert checks["partition limits"].outcome is Outcome.FAILED
     assert checks["memory"].outcome is Outcome.WARNING
+
+
+@pytest.mark.slurm
+def test_a_portal_from_which_others_jobs_are_hidden_is_told_what_it_lacks(cli: SlurmHarness) -> None:
+    file = cli.lab.layout.slurm_conf
+    text = file.read_text()
+    file.write_text(f"{text}PrivateData=jobs\n")
+    cli.lab.run("scontrol", "reconfigure")
+    try:
+        check = look_as_unix_user(cli, BOB)["sight"]
+    finally:
+        file.write_text(text)
+        cli.lab.run("scontrol", "reconfigure")
+        cli.lab.wait_for_nodes()
+    assert (check.outcome, "PrivateData=jobs" in check.found) == (Outcome.FAILED, True)
+    assert f"sacctmgr modify user {BOB} set AdminLevel=Operator" in check.remedy
+
+
+@pytest.mark.slurm
+def test_a_portal_whose_user_can_read_the_key_is_told_to_exchange_it(cli: SlurmHarness) -> None:
+    key = cli.lab.layout.jwt_key
+    key.chmod(0o644)
+    try:
+        check = look_as_unix_user(cli, PORTAL_USER)["key"]
+    finally:
+        key.chmod(0o600)
+    assert (check.outcome, str(key) in check.found) == (Outcome.FAILED, True)
 
 
 # Slurmrestd alone
@@ -247,6 +286,36 @@ def test_a_token_that_slurm_does_not_take_is_no_use(files: TokenDirectoryHarness
     assert "the broker's key is not Slurm's" in checks["controller"].remedy
     with pytest.raises(SchedulerUnavailable):
         files.backend.ping()
+
+
+# Versions and clocks, without a Slurm
+
+
+@pytest.mark.parametrize(
+    ("release", "support", "holes"),
+    [
+        ("20.11.7", Outcome.FAILED, Outcome.FAILED),
+        ("21.08.5", Outcome.FAILED, Outcome.WARNING),
+        ("22.05.8", Outcome.OK, Outcome.WARNING),
+        ("22.05.11", Outcome.OK, Outcome.FAILED),
+        ("24.11.5", Outcome.OK, Outcome.WARNING),
+        ("25.05.9", Outcome.OK, Outcome.OK),
+    ],
+)
+def test_a_release_is_judged_by_age_and_by_holes(release: str, support: Outcome, holes: Outcome) -> None:
+    numbers = parse_release(release)
+    assert numbers is not None
+    server = Server("slurmctld", release, None)
+    assert (check_support(server, numbers).outcome, check_holes(server, numbers).outcome) == (support, holes)
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "outcome"),
+    [(0, Outcome.OK), (-20, Outcome.WARNING), (20, Outcome.WARNING), (-90, Outcome.FAILED), (90, Outcome.FAILED)],
+)
+def test_clocks_that_differ_are_told_of(ahead_s: int, outcome: Outcome) -> None:
+    assert check_clock(Server("slurmctld", "22.05.8", time.time() + ahead_s)).outcome is outcome
+    assert check_clock(Server("slurmctld", "22.05.8", None)).outcome is Outcome.WARNING
 
 
 # The jobs' directory, on any machine

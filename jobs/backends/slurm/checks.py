@@ -102,11 +102,11 @@ class SlurmChecks:
         if release is None:
             yield warning("version", f"{server.daemon} tells no release: {server.release!r}.", "Look yourself.")
         else:
-            yield _check_support(server, release)
-            yield _check_holes(server, release)
+            yield check_support(server, release)
+            yield check_holes(server, release)
         if server.interface:
             yield ok("interface", f"slurmrestd offers {server.interface}, which the portal reads.")
-        yield _check_clock(server)
+        yield check_clock(server)
 
     def _check_partitions(self) -> Iterator[Check]:
         self._partitions = self._client.partitions()
@@ -191,7 +191,8 @@ class SlurmChecks:
             return failed("submission", str(error), "See RUN_AS and the sudo rule, or the token for this user.")
 
 
-def _check_support(server: Server, release: tuple[int, int, int]) -> Check:
+def check_support(server: Server, release: tuple[int, int, int]) -> Check:
+    """Whether the portal was ever tried with it."""
     oldest = f"{OLDEST[0]}.{OLDEST[1]:02d}"
     if release[:2] < OLDEST:
         return failed(
@@ -203,7 +204,8 @@ def _check_support(server: Server, release: tuple[int, int, int]) -> Check:
     return ok("version", f"{server.daemon} is Slurm {server.release}{newer}.")
 
 
-def _check_holes(server: Server, release: tuple[int, int, int]) -> Check:
+def check_holes(server: Server, release: tuple[int, int, int]) -> Check:
+    """Whether it has known holes, as far as its number tells."""
     holes = open_advisories(release)
     if not holes:
         return ok("security", f"Slurm {server.release} has the fixes of every advisory that the portal knows.")
@@ -221,7 +223,8 @@ def _check_holes(server: Server, release: tuple[int, int, int]) -> Check:
     )
 
 
-def _check_clock(server: Server) -> Check:
+def check_clock(server: Server) -> Check:
+    """Whether the controller and this machine agree on the time."""
     if server.clock is None:
         return warning("clock", "The controller's clock can't be read.", "Compare the two clocks yourself.")
     difference_s = abs(time.time() - server.clock)

@@ -17,6 +17,9 @@ LONG_LIFE_S: Final = 3600.0
 _SETTING: Final = re.compile(r"^(\w+)\s*= (.*)$", re.MULTILINE)
 _AS_OF: Final = re.compile(r"^Configuration data as of (\d+)", re.MULTILINE)
 _INTERFACE: Final = re.compile(r"v\d+\.\d+\.\d+")
+_SBATCH_SAYS: Final = ("sbatch: error:", "allocation failure:")
+"""Other words, such as sudo's, are not Slurm's refusal."""
+
 _SCRIPT: Final = b"#!/bin/sh\ntrue\n"
 
 
@@ -107,9 +110,10 @@ class CliProbe(Probe):
         words += [f"--partition={partition}", "--nodes=1", "--time=1"]
         done = self._runner.run(words, user=user, input=_SCRIPT)
         if done.exit_code:
-            if is_unavailability(done.errors):
-                raise SchedulerUnavailable(done.errors)
-            raise SubmissionRejected(done.errors or f"sbatch ended with {done.exit_code}")
+            words = done.errors or f"it ended with {done.exit_code}, without a word"
+            if is_unavailability(words) or not any(sign in words for sign in _SBATCH_SAYS):
+                raise SchedulerUnavailable(f"sbatch can't be run as {user}: {words}")
+            raise SubmissionRejected(words)
         return f"sbatch --test-only as {user}, in partition {partition}, was taken"
 
     def _ask(self, *command: str) -> str:

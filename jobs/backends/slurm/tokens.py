@@ -14,6 +14,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -98,10 +99,8 @@ class TokenBroker:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(self._timeout_s)
             connection.connect(self._path)
-            try:
+            with suppress(BrokenPipeError):  # turned away before it could ask: the answer is there
                 connection.sendall(request)
-            except BrokenPipeError:
-                return _receive_line(connection, deadline)  # turned away before it could ask: the answer is there
             return _receive_line(connection, deadline)
 
 
