@@ -6,12 +6,13 @@ not have had its effect) and `SubmissionRejected` (tell the user the scheduler's
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
+from jobs.backends.checks import Check, failed, ok
 from jobs.spec import JobSpec
 from jobs.states import JobState
 
@@ -261,3 +262,21 @@ class SchedulerBackend(ABC):
         A negative offset counts from the end. Links are not followed. With `key`, the output of another job that has
         the id by now is not read. Raises SchedulerUnavailable.
         """
+
+    def check(self, *, as_user: str, poll_interval_s: float) -> Iterator[Check]:
+        """Look whether the scheduler gives the portal all that it needs, one line for each thing; raises nothing.
+
+        `as_user`: do what can be done without a trace as this Unix user, too; "" for nobody. `poll_interval_s`: how
+        often the portal asks.
+        """
+        try:
+            self.ping()
+            yield ok("scheduler", "It answers.")
+            names = sorted(info.name for info in self.partitions() if info.is_up)
+        except SchedulerUnavailable as error:
+            yield failed("scheduler", str(error), "Put right what it names.")
+            return
+        if names:
+            yield ok("partitions", f"These take jobs: {', '.join(names)}.")
+        else:
+            yield failed("partitions", "No partition takes jobs.", "Configure one.")

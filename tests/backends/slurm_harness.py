@@ -140,18 +140,32 @@ class SlurmRestHarness(SlurmHarness):
         ({"URL": "http://user@host/path"}, "URL"),
         ({"USER": "root"}, "USER"),
         ({"USER": None}, "USER"),
-        ({"TOKEN_DIRECTORY": "tokens"}, "TOKEN_DIRECTORY"),
+        ({"TOKEN_BROKER": "socket"}, "TOKEN_BROKER"),
+        ({"TOKEN_DIRECTORY": "/run/tokens"}, "exactly one of them"),
     )
+
+    def open_backend(self, **options: Any) -> SlurmRestBackend:
+        return SlurmRestBackend("slurm", {**self.common_options(), **self.token_options(), **options})
+
+    def token_options(self) -> dict[str, Any]:
+        """Where slurmrestd is, and where tokens come from: the token broker."""
+        return {**self.rest_options(), "TOKEN_BROKER": str(self.lab.layout.broker_socket)}
+
+    def rest_options(self) -> dict[str, Any]:
+        """Where slurmrestd is."""
+        return {"URL": self.lab.layout.rest_url, "USER": PORTAL_USER}
+
+
+class TokenDirectoryHarness(SlurmRestHarness):
+    """The same with tokens in files."""
 
     def __init__(self, directory: Path, lab: SlurmLab) -> None:
         for user in (PORTAL_USER, ALICE, CAROL):
             write_token(lab, user, lab.mint_token(user))
         super().__init__(directory, lab)
 
-    def open_backend(self, **options: Any) -> SlurmRestBackend:
-        layout = self.lab.layout
-        rest = {"URL": layout.rest_url, "USER": PORTAL_USER, "TOKEN_DIRECTORY": str(layout.tokens)}
-        return SlurmRestBackend("slurm", {**self.common_options(), **rest, **options})
+    def token_options(self) -> dict[str, Any]:
+        return {**self.rest_options(), "TOKEN_DIRECTORY": str(self.lab.layout.tokens)}
 
 
 def write_token(lab: SlurmLab, user: str, token: str, *, mode: int = 0o600) -> None:

@@ -13,9 +13,8 @@ from jobs.backends.slurm.rest import RestClient
 from jobs.backends.slurm.timer import add_signal_timer
 from jobs.states import JobState
 from tests.backends.harness import LONG, Behaviour
-from tests.backends.slurm_harness import SlurmRestHarness, write_token
+from tests.backends.slurm_harness import SlurmRestHarness
 from tests.integration.slurm.lab import SlurmLab
-from tests.integration.slurm.layout import ALICE, BOB, PORTAL_USER
 
 OPENAPI = {"paths": {"/slurm/v0.0.38/jobs": {}, "/slurmdb/v0.0.38/jobs": {}}}
 
@@ -31,6 +30,9 @@ class AnyToken:
     def token_for(self, user: str) -> str:
         return "token"
 
+    def discard(self, user: str) -> None:
+        """It is always the same."""
+
 
 def client_of(answer: Callable[[httpx.Request], httpx.Response]) -> RestClient:
     """A client of a server that describes itself well and then answers so."""
@@ -41,35 +43,6 @@ def client_of(answer: Callable[[httpx.Request], httpx.Response]) -> RestClient:
     return RestClient(
         url="http://slurm", user="portal", tokens=AnyToken(), timeout_s=1, transport=httpx.MockTransport(handle)
     )
-
-
-def test_an_expired_token_is_named_before_slurm_is_asked(rest: SlurmRestHarness) -> None:
-    write_token(rest.lab, ALICE, rest.lab.mint_token(ALICE, lifespan_s=1))
-    spec = rest.make_spec()
-    with pytest.raises(SchedulerUnavailable, match="expired"):
-        rest.backend.submit(spec, key=spec.key)
-
-
-def test_a_token_of_another_user_opens_nothing(rest: SlurmRestHarness) -> None:
-    write_token(rest.lab, ALICE, rest.lab.mint_token(BOB))
-    spec = rest.make_spec()
-    with pytest.raises(SchedulerUnavailable):
-        rest.backend.submit(spec, key=spec.key)
-    assert rest.jobs_with(spec.key) == []
-
-
-@pytest.mark.parametrize("mode", [0o644, 0o640, 0o666])
-def test_a_token_that_others_may_read_is_not_used(rest: SlurmRestHarness, mode: int) -> None:
-    write_token(rest.lab, PORTAL_USER, rest.lab.mint_token(PORTAL_USER), mode=mode)
-    with pytest.raises(SchedulerUnavailable, match="0600"):
-        rest.backend.ping()
-
-
-def test_a_researcher_for_whom_the_broker_has_no_token_is_named(rest: SlurmRestHarness) -> None:
-    (rest.lab.layout.tokens / f"{ALICE}.jwt").unlink()
-    spec = rest.make_spec()
-    with pytest.raises(SchedulerUnavailable, match=ALICE):
-        rest.backend.submit(spec, key=spec.key)
 
 
 def test_a_failed_job_is_failed_in_accounting_whatever_code_accounting_gives(rest: SlurmRestHarness) -> None:

@@ -21,14 +21,12 @@ from tests.benchmarks.measure import describe_load, latency_row, measure_alterna
 from tests.benchmarks.population import BenchmarkCentre, analyze, copy_rows
 from tests.integration.slurm.lab import SlurmLab
 from tests.integration.slurm.layout import ACCOUNTS, ALICE, PORTAL_USER
-from tests.integration.slurm.tokens import write_tokens
 
 _SQUEUE_FIELDS = "%A|%T|%u|%V|%S|%e|%N|%r|%k|%Z|%D"
 
 
 def measure_reconciliation(lab: SlurmLab, pending: int) -> None:
     """Print how long a round takes in which nothing has changed."""
-    write_tokens(lab, lifespan_s=3600)
     rest, cli = _open_backends(lab)
     centre = BenchmarkCentre()
     template = centre.make_template()
@@ -76,7 +74,7 @@ def measure_reconciliation(lab: SlurmLab, pending: int) -> None:
 def _open_backends(lab: SlurmLab) -> tuple[SlurmRestBackend, SlurmCliBackend]:
     """Both on the same directory of jobs."""
     common = {"JOBS_DIRECTORY": f"{lab.layout.jobs}/reconcile", "TIMEOUT_S": 60}
-    options = {"URL": lab.layout.rest_url, "USER": PORTAL_USER, "TOKEN_DIRECTORY": str(lab.layout.tokens)}
+    options = {"URL": lab.layout.rest_url, "USER": PORTAL_USER, "TOKEN_BROKER": str(lab.layout.broker_socket)}
     return (
         SlurmRestBackend("slurm-rest", {**common, **options}),
         SlurmCliBackend("slurm-cli", {**common, "SLURM_CONF": str(lab.layout.slurm_conf)}),

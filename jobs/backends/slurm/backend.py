@@ -5,7 +5,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Final
@@ -21,9 +21,12 @@ from jobs.backends.base import (
     SubmissionRejected,
     UsageRow,
 )
+from jobs.backends.checks import Check
+from jobs.backends.slurm.checks import SlurmChecks
 from jobs.backends.slurm.commands import CommandRunner
 from jobs.backends.slurm.directories import METRICS_FILE, STDOUT_FILE, Attempt, JobDirectories
 from jobs.backends.slurm.options import SlurmOptions
+from jobs.backends.slurm.probes import Probe
 from jobs.backends.slurm.records import SlurmJob, add_up_runs, choose_adopted
 from jobs.backends.slurm.states import is_end
 from jobs.backends.slurm.text import count_devices
@@ -92,6 +95,10 @@ class SlurmClient(ABC):
     @abstractmethod
     def forecast(self, submission: Submission) -> datetime | None:
         """When such a job would start; None if it never would, or nobody can tell."""
+
+    @abstractmethod
+    def open_probe(self) -> Probe:
+        """What it can tell of the cluster's configuration and rights."""
 
 
 class SlurmBackend(SchedulerBackend):
@@ -296,6 +303,18 @@ class SlurmBackend(SchedulerBackend):
                     self._looked_up.clear()
                 self._looked_up[job_id] = (now, *found)
         return found
+
+    def check(self, *, as_user: str, poll_interval_s: float) -> Iterator[Check]:
+        """Every right and version that the portal needs; see the contract."""
+        checks = SlurmChecks(
+            options=self._options,
+            client=self._client,
+            runner=self._runner,
+            directories=self._directories,
+            probe=self._client.open_probe(),
+            poll_interval_s=poll_interval_s,
+        )
+        return checks.run(as_user=as_user)
 
     def _prepare(self, spec: JobSpec) -> Submission:
         """Raises SubmissionRejected: the owner has no account here."""

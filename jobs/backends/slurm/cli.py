@@ -14,6 +14,7 @@ from jobs.backends.slurm.directories import STDOUT_FILE
 from jobs.backends.slurm.errors import is_unavailability
 from jobs.backends.slurm.inventory import ask_commands
 from jobs.backends.slurm.options import CliOptions, read_cli_options
+from jobs.backends.slurm.probes import CliProbe
 from jobs.backends.slurm.records import COMMENT_PREFIX, SlurmJob
 from jobs.backends.slurm.states import is_end, read_exit_status, read_wait_status
 from jobs.backends.slurm.text import (
@@ -74,6 +75,9 @@ class CliClient(SlurmClient):
 
     def __init__(self, runner: CommandRunner) -> None:
         self._runner = runner
+
+    def open_probe(self) -> CliProbe:
+        return CliProbe(self._runner)
 
     def ping(self) -> None:
         answer = self._ask(["scontrol", "ping"])

@@ -36,3 +36,12 @@ def is_unavailability(words: str) -> bool:
     """Whether Slurm's words say that it can't be asked now, rather than that it refuses this job."""
     lowered = words.lower()
     return any(sign in lowered for sign in _UNAVAILABLE)
+
+
+_BAD_TOKEN: Final = ("unspecified error", "zero bytes were transmitted", "authentication", "config is unable to load")
+
+
+def may_mean_bad_token(words: str) -> bool:
+    """Whether slurmrestd may say so of a token that Slurm doesn't take. It says the same of some other troubles."""
+    lowered = words.lower()
+    return any(sign in lowered for sign in _BAD_TOKEN)

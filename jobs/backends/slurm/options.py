@@ -15,7 +15,7 @@ _UNIX_USER: Final = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
 _URL: Final = re.compile(r"\Ahttps?://[A-Za-z0-9.\[\]:-]+\Z")
 _COMMON: Final = frozenset({"JOBS_DIRECTORY", "RUN_AS", "PYTHON", "ENVIRONMENT", "TIMEOUT_S", "SETTLE_S", "MIN_UID"})
 _CLI: Final = _COMMON | {"SLURM_CONF", "PATH"}
-_REST: Final = _COMMON | {"URL", "USER", "TOKEN_DIRECTORY"}
+_REST: Final = _COMMON | {"URL", "USER", "TOKEN_BROKER", "TOKEN_DIRECTORY"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +61,15 @@ class RestOptions(SlurmOptions):
 
     URL              address of slurmrestd, such as https://slurm.example.org:6820. Required.
     USER             the portal's own name in Slurm, for questions about all jobs. Required.
-    TOKEN_DIRECTORY  where a broker leaves a JSON Web Token for each user, as <user>.jwt with mode 0600. Required.
+    TOKEN_BROKER     Unix socket of the token broker on this machine.
+    TOKEN_DIRECTORY  where something else leaves a JSON Web Token for each user, as <user>.jwt with mode 0600.
+                     Exactly one of the two is required.
     """
 
     url: str
     user: str
-    token_directory: str
+    token_broker: str = ""
+    token_directory: str = ""
 
 
 def read_cli_options(options: Mapping[str, Any]) -> CliOptions:
@@ -86,8 +89,15 @@ def read_rest_options(options: Mapping[str, Any]) -> RestOptions:
         raise ValueError(f"URL: {url!r} is not allowed; allowed: http:// or https:// with a host and a port")
     if not isinstance(user, str) or not _UNIX_USER.match(user) or user == "root":
         raise ValueError(f"USER: {user!r} is not allowed; allowed: the name of a user other than root")
+    if ("TOKEN_BROKER" in options) == ("TOKEN_DIRECTORY" in options):
+        given = {name: options[name] for name in ("TOKEN_BROKER", "TOKEN_DIRECTORY") if name in options}
+        raise ValueError(f"TOKEN_BROKER, TOKEN_DIRECTORY: {given!r} is not allowed; allowed: exactly one of them")
     return RestOptions(
-        **common, url=url.rstrip("/"), user=user, token_directory=_read_path(options, "TOKEN_DIRECTORY", None)
+        **common,
+        url=url.rstrip("/"),
+        user=user,
+        token_broker=_read_path(options, "TOKEN_BROKER", None) if "TOKEN_BROKER" in options else "",
+        token_directory=_read_path(options, "TOKEN_DIRECTORY", None) if "TOKEN_DIRECTORY" in options else "",
     )
 
 

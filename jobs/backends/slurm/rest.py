@@ -11,14 +11,15 @@ import httpx
 from jobs.backends.base import Inventory, PartitionInfo, SchedulerUnavailable, SubmissionRejected
 from jobs.backends.slurm.backend import SlurmBackend, SlurmClient, Submission
 from jobs.backends.slurm.directories import STDOUT_FILE
-from jobs.backends.slurm.errors import is_unavailability
+from jobs.backends.slurm.errors import is_unavailability, may_mean_bad_token
 from jobs.backends.slurm.inventory import get_from_rest
 from jobs.backends.slurm.options import RestOptions, read_rest_options
+from jobs.backends.slurm.probes import RestProbe
 from jobs.backends.slurm.records import COMMENT_PREFIX, SlurmJob
 from jobs.backends.slurm.states import is_end, read_state, read_wait_status
 from jobs.backends.slurm.text import expand_hosts, read_gres
 from jobs.backends.slurm.timer import add_signal_timer
-from jobs.backends.slurm.tokens import TokenDirectory, TokenSource
+from jobs.backends.slurm.tokens import TokenBroker, TokenDirectory, TokenRefused, TokenSource
 from jobs.spec import MAX_TIME_LIMIT_MINUTES
 
 VERSIONS: Final = ("v0.0.38",)
@@ -50,7 +51,9 @@ class SlurmRestBackend(SlurmBackend):
         return RestClient(
             url=options.url,
             user=options.user,
-            tokens=TokenDirectory(options.token_directory),
+            tokens=TokenBroker(options.token_broker)
+            if options.token_broker
+            else TokenDirectory(options.token_directory),
             timeout_s=options.timeout_s,
         )
 
@@ -73,6 +76,15 @@ class RestClient(SlurmClient):
         self._http = httpx.Client(base_url=url, timeout=timeout_s, trust_env=False, transport=transport)
         self._versions: dict[str, str] = {}
 
+    def open_probe(self) -> RestProbe:
+        return RestProbe(self._ask_as, user=self._user, tokens=self._tokens)
+
+    def _ask_as(self, part: str, path: str, *, user: str) -> dict[str, Any]:
+        response = self._send("GET", part, path, user=user)
+        answer = _read_json(response)
+        self._check(response, answer)
+        return answer
+
     def ping(self) -> None:
         answer = self._ask("GET", "slurm", "ping")
         controllers = _list(answer, "pings")
@@ -84,7 +96,10 @@ class RestClient(SlurmClient):
             "script": add_signal_timer(submission.spec),
             "job": _job_properties(submission),
         }
-        response = self._send("POST", "slurm", "job/submit", user=submission.user, body=body)
+        try:
+            response = self._send("POST", "slurm", "job/submit", user=submission.user, body=body)
+        except TokenRefused as error:
+            raise SubmissionRejected(str(error)) from error
         answer = _read_json(response)
         # A job that waits because it is held comes with an id and an error entry at once: the id counts.
         job_id = answer.get("job_id")
@@ -184,7 +199,10 @@ class RestClient(SlurmClient):
         name = user or self._user
         headers = {"X-SLURM-USER-NAME": name, "X-SLURM-USER-TOKEN": self._tokens.token_for(name)}
         url = f"/{part}/{self._version_of(part, headers)}/{path}"
-        return self._request(method, url, headers=headers, body=body, parameters=parameters)
+        response = self._request(method, url, headers=headers, body=body, parameters=parameters)
+        if response.status_code in (401, 500) and may_mean_bad_token(response.text):
+            self._tokens.discard(name)
+        return response
 
     def _request(
         self,

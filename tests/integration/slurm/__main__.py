@@ -48,6 +48,7 @@ def _status(name: str) -> int:
     if not missing:
         print(lab.run("sinfo"))
     print(f"clients:  export SLURM_CONF={lab.layout.slurm_conf}\nREST:     {lab.layout.rest_url}")
+    print(f"tokens:   {lab.layout.broker_socket}")
     return 3 if missing else 0
 
 

@@ -6,8 +6,22 @@ import shutil
 import socket
 import stat
 from pathlib import Path
+from typing import Final
 
-from tests.integration.slurm.layout import CLUSTER_NAME, MESSAGE_TIMEOUT_S, REST_USER, Layout, NodeGroup
+from tests.integration.slurm.layout import (
+    ALICE,
+    BOB,
+    BROKER_USER,
+    CAROL,
+    CLUSTER_NAME,
+    MESSAGE_TIMEOUT_S,
+    PORTAL_USER,
+    REST_USER,
+    Layout,
+    NodeGroup,
+)
+
+_CHECKOUT: Final = Path(__file__).resolve().parents[3]
 
 
 def write_configuration(layout: Layout) -> None:
@@ -23,6 +37,7 @@ def write_configuration(layout: Layout) -> None:
         ("dev", "root", 0o755),
         ("jobs", "root", 0o711),
         ("tokens", "root", 0o700),
+        ("broker", BROKER_USER, 0o755),
     ):
         directory = layout.root / name
         directory.mkdir()
@@ -31,6 +46,7 @@ def write_configuration(layout: Layout) -> None:
     # Each key is readable by the one user that needs it.
     _write(layout.etc / "munge.key", secrets.token_bytes(1024), owner="munge", mode=0o400)
     _write(layout.jwt_key, secrets.token_bytes(32), owner="slurm", mode=0o600)
+    _write_broker(layout)
     devices = {group.partition: _make_devices(layout, group) for group in layout.groups}
     _write(layout.slurm_conf, _slurm_conf(layout).encode())
     _write(layout.etc / "gres.conf", _gres_conf(layout, devices).encode())
@@ -44,6 +60,25 @@ def _write(path: Path, content: bytes, *, owner: str = "root", mode: int = 0o644
     shutil.chown(path, owner)
     path.write_bytes(content)
     path.chmod(mode)
+
+
+def _write_broker(layout: Layout) -> None:
+    """Install the token broker as the guide says: a copy of its code, a copy of the key, a list."""
+    shutil.copytree(_CHECKOUT / "token_broker", layout.broker / "code" / "token_broker")
+    _write(layout.broker / "jwt_hs256.key", layout.jwt_key.read_bytes(), owner=BROKER_USER, mode=0o400)
+    _write(layout.broker_users, "".join(f"{name}\n" for name in (ALICE, BOB, CAROL)).encode())
+    lines = [
+        f'socket = "{layout.broker_socket}"',
+        # The tests' portal is root, a developer's may be the portal's user.
+        f'peers = ["root", "{PORTAL_USER}"]',
+        f'socket_group = "{PORTAL_USER}"',
+        f'key_file = "{layout.broker}/jwt_hs256.key"',
+        f'audit_log = "{layout.broker_audit_log}"',
+        f'users_file = "{layout.broker_users}"',
+        f'service_users = ["{PORTAL_USER}"]',
+        "token_life_s = 300",
+    ]
+    _write(layout.broker / "broker.toml", ("\n".join(lines) + "\n").encode())
 
 
 def _make_devices(layout: Layout, group: NodeGroup) -> str:

@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -19,7 +20,16 @@ from typing import Any, Final
 import psutil
 
 from tests.integration.slurm.configuration import write_configuration
-from tests.integration.slurm.layout import ACCOUNTS, ALICE, REST_USER, UNIX_USERS, Layout, NodeGroup
+from tests.integration.slurm.layout import (
+    ACCOUNTS,
+    ALICE,
+    BROKER_USER,
+    PORTAL_USER,
+    REST_USER,
+    UNIX_USERS,
+    Layout,
+    NodeGroup,
+)
 from tests.integration.slurm.packages import missing_programs
 
 MARKER: Final = "PORTAL_SLURM_LAB"
@@ -133,7 +143,7 @@ class SlurmLab:
     # Daemons
 
     def start(self, name: str) -> None:
-        """Start one daemon and wait until it answers: slurmctld, slurmdbd, slurmrestd, munged, mariadbd, or a node."""
+        """Start one daemon and wait until it answers: slurmctld, slurmrestd, … or a node."""
         self._spawn(name)
         self._wait_for(name)
 
@@ -183,7 +193,7 @@ class SlurmLab:
 
     @property
     def daemons(self) -> list[str]:
-        return ["munged", "mariadbd", "slurmdbd", "slurmctld", *self.layout.node_names, "slurmrestd"]
+        return ["munged", "mariadbd", "slurmdbd", "slurmctld", *self.layout.node_names, "slurmrestd", "token_broker"]
 
     def stop_processes(self) -> None:
         """End all jobs and daemons of this lab: whatever carries its marker, and their job scripts."""
@@ -230,8 +240,10 @@ class SlurmLab:
             (self.layout.root / "spool" / name).mkdir()
             self._spawn(name)
         self._spawn("slurmrestd")
+        self._spawn("token_broker")
         self._wait_for("slurmctld")
         self._wait_for("slurmrestd")
+        self._wait_for("token_broker")
         self.wait_for_nodes()
         stored = {"ports": self.layout.ports, "groups": [asdict(group) for group in self.layout.groups]}
         (self.layout.root / "lab.json").write_text(json.dumps(stored))
@@ -299,6 +311,10 @@ class SlurmLab:
             options = ["-a", "rest_auth/jwt", "-s", "openapi/v0.0.38,openapi/dbv0.0.38", "-t", "8"]
             address = f"127.0.0.1:{layout.ports['slurmrestd']}"
             return ["slurmrestd", "-f", str(layout.slurm_conf), *options, address], REST_USER, {"SLURM_JWT": "daemon"}
+        if name == "token_broker":
+            # Its own copy of the code and the system's Python, without the portal's packages: as on a cluster.
+            command = ["/usr/bin/python3", "-P", "-m", "token_broker", f"{layout.broker}/broker.toml"]
+            return command, BROKER_USER, {"PYTHONPATH": str(layout.broker / "code")}
         return ["slurmd", "-D", "-N", name], "root", {}
 
     def _wait_for(self, name: str) -> None:
@@ -308,6 +324,7 @@ class SlurmLab:
             "slurmdbd": lambda: self._answers("sacctmgr", "--noheader", "show", "cluster"),
             "slurmctld": lambda: self._answers("scontrol", "ping"),
             "slurmrestd": lambda: _is_listening(self.layout.ports["slurmrestd"]),
+            "token_broker": lambda: _accepts(self.layout.broker_socket),
         }
         check = checks.get(name)
         if check is None:  # a slurmd
@@ -381,7 +398,11 @@ def _lock_users() -> Iterator[None]:
 
 def as_user(name: str) -> dict[str, Any]:
     """Arguments of subprocess that make a process this user's."""
-    return {} if name == "root" else {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []}
+    if name == "root":
+        return {}
+    # The broker gives its socket to the portal's group.
+    groups = [pwd.getpwnam(PORTAL_USER).pw_gid] if name == BROKER_USER else []
+    return {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": groups}
 
 
 def _run_quietly(*command: str, log: Path | None = None) -> None:
@@ -390,6 +411,11 @@ def _run_quietly(*command: str, log: Path | None = None) -> None:
         log.write_text(done.stdout + done.stderr)
     if done.returncode:
         raise LabError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
+
+
+def _accepts(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def _is_listening(port: int) -> bool:

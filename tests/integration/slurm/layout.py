@@ -11,12 +11,16 @@ MESSAGE_TIMEOUT_S: Final = 5
 
 PORTAL_USER: Final = "slurmlab-portal"
 REST_USER: Final = "slurmlab-rest"
+BROKER_USER: Final = "slurmlab-broker"
 ALICE: Final = "slurmlab-alice"
 BOB: Final = "slurmlab-bob"
 CAROL: Final = "slurmlab-carol"
 """Has a Unix account, but may use no Slurm account."""
 
-UNIX_USERS: Final = (PORTAL_USER, REST_USER, ALICE, BOB, CAROL)
+DAVE: Final = "slurmlab-dave"
+"""Has a Unix account, but is not on the token broker's list."""
+
+UNIX_USERS: Final = (PORTAL_USER, REST_USER, BROKER_USER, ALICE, BOB, CAROL, DAVE)
 ACCOUNTS: Final = {ALICE: "laba", BOB: "labb"}
 """Researchers, and the Slurm account that each may charge."""
 
@@ -101,6 +105,23 @@ class Layout:
     def tokens(self) -> Path:
         """Where a broker leaves JSON Web Tokens for the portal."""
         return self.root / "tokens"
+
+    @property
+    def broker(self) -> Path:
+        """Files of the token broker: its code, configuration, key, list, log and socket."""
+        return self.root / "broker"
+
+    @property
+    def broker_socket(self) -> Path:
+        return self.broker / "socket"
+
+    @property
+    def broker_users(self) -> Path:
+        return self.broker / "users"
+
+    @property
+    def broker_audit_log(self) -> Path:
+        return self.broker / "audit.jsonl"
 
     @property
     def rest_url(self) -> str:

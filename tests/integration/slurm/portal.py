@@ -19,7 +19,6 @@ from portal.embedded.state import Home, read_run
 from tests.integration.slurm.lab import CHECKOUT, MARKER, LabError, SlurmLab, directory_of, remove_lab
 from tests.integration.slurm.layout import ALICE, MESSAGE_TIMEOUT_S, PORTAL_USER
 from tests.integration.slurm.packages import install_packages, missing_programs
-from tests.integration.slurm.tokens import fresh_tokens, spawn_renewal, write_tokens
 from tests.running_portal import RunningPortal, running_portal
 
 SETTLE_S: Final = 2 * MESSAGE_TIMEOUT_S
@@ -35,7 +34,7 @@ def write_schedulers(lab: SlurmLab, file: Path, *, suffix: str = "", **changes: 
     """
     layout = lab.layout
     common = {"TIMEOUT_S": MESSAGE_TIMEOUT_S + 10, "SETTLE_S": SETTLE_S}
-    rest = {"URL": layout.rest_url, "USER": PORTAL_USER, "TOKEN_DIRECTORY": str(layout.tokens)}
+    rest = {"URL": layout.rest_url, "USER": PORTAL_USER, "TOKEN_BROKER": str(layout.broker_socket)}
     clusters: dict[str, tuple[str, dict[str, Any]]] = {
         "slurm-cli": ("jobs.backends.slurm.SlurmCliBackend", {"SLURM_CONF": str(layout.slurm_conf)}),
         "slurm-rest": ("jobs.backends.slurm.SlurmRestBackend", rest),
@@ -80,7 +79,7 @@ def portal_on(lab: SlurmLab, extra: Mapping[str, str] | None = None) -> Iterator
     suffix = f"-{uuid.uuid4().hex[:8]}"
     file = lab.layout.root / f"schedulers{suffix}.toml"
     write_schedulers(lab, file, suffix=suffix)
-    with fresh_tokens(lab), running_portal({"SCHEDULERS_FILE": str(file), **(extra or {})}) as portal:
+    with running_portal({"SCHEDULERS_FILE": str(file), **(extra or {})}) as portal:
         populate(lab, portal.environment, is_unlimited=True)
         yield portal
 
@@ -101,8 +100,6 @@ def _up(name: str) -> None:
         lab = SlurmLab.create(name)
     file = lab.layout.root / "schedulers.toml"
     write_schedulers(lab, file)
-    write_tokens(lab)
-    spawn_renewal(lab).returncode = 0  # it ends with the lab
     environment = _portal_environment(name)
     run = read_run(_home_of(name))
     if run is None or not run.supervisor.is_alive():
