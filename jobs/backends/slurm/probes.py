@@ -110,10 +110,10 @@ class CliProbe(Probe):
         words += [f"--partition={partition}", "--nodes=1", "--time=1"]
         done = self._runner.run(words, user=user, input=_SCRIPT)
         if done.exit_code:
-            words = done.errors or f"it ended with {done.exit_code}, without a word"
-            if is_unavailability(words) or not any(sign in words for sign in _SBATCH_SAYS):
-                raise SchedulerUnavailable(f"sbatch can't be run as {user}: {words}")
-            raise SubmissionRejected(words)
+            said = done.errors or f"it ended with {done.exit_code}, without a word"
+            if is_unavailability(said) or not any(sign in said for sign in _SBATCH_SAYS):
+                raise SchedulerUnavailable(f"sbatch can't be run as {user}: {said}")
+            raise SubmissionRejected(said)
         return f"sbatch --test-only as {user}, in partition {partition}, was taken"
 
     def _ask(self, *command: str) -> str:
