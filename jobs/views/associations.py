@@ -30,6 +30,7 @@ from jobs.services.associations import (
 
 _SHOWN_CHANGES: Final = 200
 _SHOWN_LOG_LINES: Final = 30
+_SHOWN_CHARACTERS: Final = 300
 _APPLY_S: Final = 15.0
 """What one press of the button may take; the rest waits for the next, or for the hourly task."""
 
@@ -109,7 +110,7 @@ def _tell(request: HttpRequest, applied: Applied) -> None:
     for result in failed[:5]:
         what = f"{describe_change(result.change.kind)} {result.change.target}"
         label = result.outcome.label if result.outcome else ""
-        messages.warning(request, f"{what}: {label}. {result.words}")
+        messages.warning(request, f"{what}: {label}. {result.words[:_SHOWN_CHARACTERS]}")
     if untried:
         text = ngettext("%(count)d change was not tried yet.", "%(count)d changes were not tried yet.", untried)
         messages.warning(request, text % {"count": untried})

@@ -183,7 +183,7 @@ def test_it_speaks_chinese(staff: Client) -> None:
     [
         *("foreign_account", "foreign_qos", "foreign_association", "foreign_association_differs"),
         *("partition_association", "administrator", "has_accounts_below", "no_unix_name", "unusable_unix_name"),
-        *("unusable_account_name", "shared_account"),
+        *("unusable_account_name", "shared_account", "no_partitions"),
     ],
 )
 def test_every_finding_has_words_in_both_languages(code: str) -> None:
