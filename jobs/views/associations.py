@@ -7,7 +7,6 @@ from typing import Any, Final, cast
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -118,7 +117,7 @@ def _tell(request: HttpRequest, applied: Applied) -> None:
 
 def _get_cluster(request: HttpRequest, code: str) -> Cluster:
     if not access.may_manage_clusters(request.user):
-        raise PermissionDenied
+        raise Http404
     cluster = get_object_or_404(Cluster, code=code)
     if not is_managed(cluster.code):
         raise Http404
