@@ -23,6 +23,7 @@ SCHEDULERS = {
                 },
             }
         },
+        "ASSOCIATIONS": {"BACKEND": "jobs.backends.dummy_associations.DummyAssociations"},
     }
 }
 # Nudges go nowhere in tests: workers are called by hand, so that a test says what runs when.

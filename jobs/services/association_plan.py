@@ -73,6 +73,8 @@ class Wanted:
     kept: frozenset[str] = frozenset()
     findings: tuple[Finding, ...] = ()
     is_qos_managed: bool = False
+    may_close: bool = True
+    """False: not known for certain who may use the cluster, so no account is closed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +124,11 @@ class _Planner:
         wanted_names = {account.name for account in self.wanted.accounts}
         for account in self.wanted.accounts:
             self._plan_account(account)
+        if not self.wanted.may_close:
+            return
+        others = self.wanted.kept | wanted_names | {"root"}
         for name, found in sorted(self.actual.accounts.items()):
-            if found.is_marked and found.is_here and name not in wanted_names | self.wanted.kept and name != "root":
+            if found.is_marked and found.is_here and name not in others:
                 self._close(found, delete=delete_closed)
 
     def _find(self, code: str, target: str, detail: str = "") -> None:

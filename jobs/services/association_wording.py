@@ -56,6 +56,7 @@ def describe_finding(finding: Mapping[str, Any]) -> str:
             "Remove it with sacctmgr."
         ),
         "has_accounts_below": _("Account %(target)s has accounts below it, and isn't deleted."),
+        "no_partitions": _("The portal knows no partition of %(target)s, so nobody's account is closed."),
         "no_unix_name": _("%(target)s in project %(detail)s has no Unix user name, and so no association."),
         "unusable_unix_name": _("The Unix user name “%(target)s” in project %(detail)s can't be used in Slurm."),
         "unusable_account_name": _("“%(target)s” can't be the name of a Slurm account (project %(detail)s)."),

@@ -42,6 +42,8 @@ def wanted_associations(cluster: Cluster, *, qos_prefix: str, at: datetime) -> W
     tres = sorted({f"gres/{item.gres_name}" for item in partitions if item.gres_name not in ("", "cpu")})
     policies = _read_policies(partitions)
     findings: list[Finding] = []
+    if not partitions:
+        findings.append(Finding("no_partitions", cluster.code))
     projects, kept = _keep_unambiguous(_projects_on(partitions, at), findings)
     members: dict[int, dict[str, int]] = defaultdict(dict)
     rows = Membership.objects.filter(project__in=list(projects.values()), user__is_active=True)
@@ -80,6 +82,7 @@ def wanted_associations(cluster: Cluster, *, qos_prefix: str, at: datetime) -> W
         kept=kept,
         findings=tuple(findings),
         is_qos_managed=bool(qos_prefix),
+        may_close=bool(partitions),
     )
 
 

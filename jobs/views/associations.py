@@ -7,7 +7,6 @@ from typing import Any, Final, cast
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -30,6 +29,7 @@ from jobs.services.associations import (
 
 _SHOWN_CHANGES: Final = 200
 _SHOWN_LOG_LINES: Final = 30
+_SHOWN_CHARACTERS: Final = 300
 _APPLY_S: Final = 15.0
 """What one press of the button may take; the rest waits for the next, or for the hourly task."""
 
@@ -109,7 +109,7 @@ def _tell(request: HttpRequest, applied: Applied) -> None:
     for result in failed[:5]:
         what = f"{describe_change(result.change.kind)} {result.change.target}"
         label = result.outcome.label if result.outcome else ""
-        messages.warning(request, f"{what}: {label}. {result.words}")
+        messages.warning(request, f"{what}: {label}. {result.words[:_SHOWN_CHARACTERS]}")
     if untried:
         text = ngettext("%(count)d change was not tried yet.", "%(count)d changes were not tried yet.", untried)
         messages.warning(request, text % {"count": untried})
@@ -117,7 +117,7 @@ def _tell(request: HttpRequest, applied: Applied) -> None:
 
 def _get_cluster(request: HttpRequest, code: str) -> Cluster:
     if not access.may_manage_clusters(request.user):
-        raise PermissionDenied
+        raise Http404
     cluster = get_object_or_404(Cluster, code=code)
     if not is_managed(cluster.code):
         raise Http404

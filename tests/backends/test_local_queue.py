@@ -119,7 +119,10 @@ def test_a_dead_supervisor_is_a_node_failure_and_no_process_survives(local: Loca
     )
     pids = wait_for_pids(local, native_id, "script.pid", "daemon.pid", "sleep.pid")
     heartbeat = local.root / "heartbeats" / native_id
-    wait_until(lambda: all(str(pid) in heartbeat.read_text() for pid in pids), "the supervisor to have seen them all")
+    wait_until(
+        lambda: heartbeat.exists() and all(str(pid) in heartbeat.read_text() for pid in pids),
+        "the supervisor to have seen them all",
+    )
     os.kill(supervisor_pid(local, native_id), signal.SIGKILL)
     status = local.wait(native_id)
     assert (status.state, status.reason) == (JobState.NODE_FAIL, "NodeFail")

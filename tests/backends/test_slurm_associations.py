@@ -77,7 +77,7 @@ class Site:
         return self.lab.run("sacctmgr", "--immediate", *words, check=check)
 
     def show(self, *words: str) -> list[str]:
-        return self.lab.run("sacctmgr", "--noheader", "--parsable2", "show", *words).splitlines()
+        return _show(self.lab, *words)
 
     def associations(self, account: str) -> list[str]:
         return self.show("assoc", f"account={account}", "woplimits", f"format={ASSOCIATION_FIELDS}")
@@ -89,6 +89,13 @@ class Site:
         rows += [f"user {row}" for row in self.show("user", "format=user,adminlevel,defaultaccount")]
         rows += [f"qos {row}" for row in self.show("qos", "format=name,description,priority,maxjobspu,maxtrespu")]
         return [row for row in rows if not any(name in row for name in ours)]
+
+    def add_project(self, **fields: Any) -> Project:
+        """Another project that may use the cluster."""
+        project = make_project(f"p{uuid.uuid4().hex[:8]}", **fields)
+        mine = self.project.allocations.get()
+        make_allocation(project, mine.resource_class, start_at=mine.start_at, end_at=mine.end_at)
+        return project
 
     def submit(self, user: str, *options: str) -> str:
         command = ("sbatch", "--parsable", f"--account={self.project.code}", "--output=/dev/null", "--chdir=/")
@@ -147,21 +154,27 @@ def _forget_setups() -> None:
 
 
 def _names(lab: SlurmLab) -> dict[str, set[str]]:
-    questions = {"account": "format=account", "qos": "format=name", "user": "format=user"}
-    command = ("sacctmgr", "--noheader", "--parsable2", "show")
-    return {kind: set(lab.run(*command, kind, words).splitlines()) for kind, words in questions.items()}
+    """All users, accounts and QOS there are."""
+    questions = {"user": "format=user", "account": "format=account", "qos": "format=name"}
+    return {kind: set(_show(lab, kind, words)) for kind, words in questions.items()}
+
+
+def _show(lab: SlurmLab, *words: str) -> list[str]:
+    return lab.run("sacctmgr", "--noheader", "--parsable2", "show", *words).splitlines()
 
 
 def _restore(lab: SlurmLab, before: dict[str, set[str]]) -> None:
     """Remove what a test has left in accounting."""
-    for kind in ("user", "account", "qos"):
-        for name in _names(lab)[kind] - before[kind]:
-            lab.wait_until(lambda name=name, kind=kind: _delete(lab, kind, name), f"{kind} {name} to go")
 
+    def is_as_before() -> bool:
+        left = {kind: names - before[kind] for kind, names in _names(lab).items()}
+        for kind in ("user", "account", "qos"):
+            if left[kind]:
+                what = f"name={','.join(sorted(left[kind]))}"
+                lab.run("sacctmgr", "--immediate", "delete", kind, "where", what, check=False)
+        return not any(left.values())
 
-def _delete(lab: SlurmLab, kind: str, name: str) -> bool:
-    lab.run("sacctmgr", "--immediate", "delete", kind, "where", f"name={name}", check=False)
-    return name not in _names(lab)[kind]
+    lab.wait_until(is_as_before, "accounting to be as it was")
 
 
 def test_from_nothing_to_in_step_and_then_no_call_more(site: Site) -> None:
@@ -328,67 +341,62 @@ def test_a_qos_of_others_with_the_portals_prefix_is_left_alone_and_not_used(site
     assert site.associations(site.project.code)[0].endswith("||")
 
 
-NASTY = (
+NASTY_TITLES = (
     'x\' "y" where name=root set GrpJobs=0',
     "a, b\nadd account evil\r\n",
     "AdminLevel=Administrator cluster=all $(reboot) `id` ; --help",
     "大模型训练\u2028项目[1-9]|\\",
 )
+NASTY_NAMES = ("a,b", "-i", "a b", "a\nb", "a[1-2]", "Root", "a'b", "项目", "root")
 
 
-@pytest.mark.parametrize("title", NASTY, ids=["quotes", "lines", "options", "chinese"])
-def test_text_of_people_never_reaches_sacctmgr(site: Site, title: str) -> None:
+def test_text_of_people_never_reaches_sacctmgr(site: Site) -> None:
     before = site.everything_but()
-    Project.objects.filter(pk=site.project.pk).update(title=title, field_of_science=title[:90])
-    User.objects.filter(pk=site.carol.pk).update(first_name=title[:100], last_name=title[:100])
+    User.objects.update(first_name=NASTY_TITLES[0], last_name=NASTY_TITLES[1])
+    Project.objects.update(title=NASTY_TITLES[0], field_of_science=NASTY_TITLES[1])
+    projects = [site.project, *(site.add_project(title=title, field_of_science=title) for title in NASTY_TITLES[1:])]
     site.apply()
     assert site.plan() == Plan()
-    code = site.project.code
-    assert site.everything_but(code, CAROL) == before
-    add_account, add_user = site.changing_calls()
+    codes = [project.code for project in projects]
+    assert site.everything_but(*codes, CAROL) == before
     mark = setups["lab"].mark
-    limits = "MaxWall=-1|" if "MaxWall" in add_account else ""
-    assert add_account == (
-        f"--immediate|add|account|name={code}|cluster={CLUSTER_NAME}|parent=root|"
-        f"description={mark}|organization={mark}|{limits}"
-    )
-    assert add_user == f"--immediate|add|user|name={CAROL}|account={code}|cluster={CLUSTER_NAME}|"
+    wanted = [
+        f"--immediate|add|account|name={code}|cluster={CLUSTER_NAME}|parent=root|description={mark}|organization={mark}|"
+        for code in codes
+    ]
+    wanted.append(f"--immediate|add|user|name={CAROL}|account={codes[0]}|cluster={CLUSTER_NAME}|")
+    assert sorted(site.changing_calls()) == sorted(wanted)
 
 
-@pytest.mark.parametrize("name", ["a,b", "set", "-i", "a b", "a\nb", "a[1-2]", "Root", "a'b", "项目", "root"])
-def test_names_that_sacctmgr_would_read_otherwise_are_refused_before_it(site: Site, name: str) -> None:
-    Project.objects.filter(pk=site.project.pk).update(slurm_account=name[:32])
+def test_names_that_sacctmgr_would_read_otherwise_are_refused_before_it(site: Site) -> None:
+    for name in NASTY_NAMES:
+        site.add_project(slurm_account=name)
+        site.project.memberships.create(user=make_user(unix_username=name))
+    for system_user in ("slurm", "nobody"):
+        site.project.memberships.create(user=make_user(unix_username=system_user))
     before = site.everything_but()
     site.apply()
-    if name == "set":  # a word of sacctmgr's, but harmless as the value of name=
-        assert any(row.startswith("set||") for row in site.associations("set"))
-        return
-    assert site.changing_calls() == []
-    assert site.everything_but() == before
-    assert [item.code for item in site.plan().findings] == ["unusable_account_name"]
+    assert len(site.changing_calls()) == 2
+    assert site.everything_but(site.project.code, CAROL) == before
+    found = [item.code for item in site.plan().findings]
+    # "Root" and "root" are one account to sacctmgr.
+    assert found.count("unusable_account_name") == len(NASTY_NAMES) - 1
+    assert found.count("unusable_unix_name") == len(NASTY_NAMES) + 2
 
 
-@pytest.mark.parametrize("user", ["root", "slurm", "a,b", "-x", "Carol"])
-def test_users_that_the_portal_must_not_write_are_refused(site: Site, user: str) -> None:
-    User.objects.filter(pk=site.carol.pk).update(unix_username=user)
+def test_a_name_that_is_a_word_of_sacctmgrs_is_only_a_name(site: Site) -> None:
+    Project.objects.update(slurm_account="set")
     site.apply()
-    assert [row.split("|")[1] for row in site.associations(site.project.code)] == [""]
-    assert [(item.code, item.target) for item in site.plan().findings] == [("unusable_unix_name", user)]
+    assert [row.split("|")[:2] for row in site.associations("set")] == [["set", ""], ["set", CAROL]]
 
 
 def test_two_projects_with_one_account_are_told_of_and_neither_is_written(site: Site) -> None:
-    other = make_project("other", slurm_account=site.project.code)
-    now = timezone.now()
-    make_allocation(
-        other,
-        site.project.allocations.get().resource_class,
-        start_at=now - timedelta(days=1),
-        end_at=now + timedelta(days=1),
-    )
+    other = site.add_project(slurm_account=site.project.code)
     site.apply()
     assert site.changing_calls() == []
     found = site.plan().findings
-    assert [(item.code, item.detail) for item in found] == [("shared_account", f"other, {site.project.code}")]
+    both = ", ".join(sorted([other.code, site.project.code]))
+    assert [(item.code, item.detail) for item in found] == [("shared_account", both)]
 
 
 def test_what_was_done_is_written_down_and_can_not_be_changed(site: Site) -> None:

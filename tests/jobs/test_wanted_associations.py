@@ -8,9 +8,10 @@ import pytest
 from django.conf import LazySettings
 from django.core.exceptions import ImproperlyConfigured
 
-from accounts.models import Project, ProjectState, User
+from accounts.models import Cluster, Project, ProjectState, User
+from jobs.backends.associations import AssociationState, SlurmAccount
 from jobs.backends.slurm.sacctmgr import SacctmgrAssociations
-from jobs.services.association_plan import Wanted, WantedAccount
+from jobs.services.association_plan import Wanted, WantedAccount, make_plan
 from jobs.services.association_setup import NotManaged, SetupHandler
 from jobs.services.wanted_associations import wanted_associations
 from tests.factories import (
@@ -81,6 +82,14 @@ def test_an_account_that_two_projects_want_is_nobodys(centre: Centre) -> None:
     assert [(item.code, item.target, item.detail) for item in wanted.findings] == [
         ("shared_account", "nlp", "nlp, vision")
     ]
+
+
+def test_a_cluster_without_partitions_closes_nobodys_account(centre: Centre) -> None:
+    empty = Cluster.objects.create(code="empty", title="Empty")
+    wanted = wanted_associations(empty, qos_prefix="", at=NOW)
+    assert [(item.code, item.target) for item in wanted.findings] == [("no_partitions", "empty")]
+    ours = AssociationState(accounts={"nlp": SlurmAccount(name="nlp", is_marked=True)})
+    assert make_plan(wanted, ours, frozenset(), delete_closed=True).changes == ()
 
 
 def test_a_projects_policy_is_on_its_account(centre: Centre) -> None:

@@ -17,7 +17,9 @@ from tests.api.conftest import ApiClient
 from tests.factories import NOW, make_project, make_user
 from tests.jobs.conftest import Centre
 
-POST_ONLY = {"job-cancel", "job-estimate", "job-script-preview"}
+STAFF_ACTIONS = {"cluster-associations-look", "cluster-associations-apply"}
+POST_ONLY = {"job-cancel", "job-estimate", "job-script-preview", *STAFF_ACTIONS}
+REDIRECTING = {"job-cancel", *STAFF_ACTIONS}
 
 
 def routes() -> list[tuple[str, str]]:
@@ -30,7 +32,8 @@ def routes() -> list[tuple[str, str]]:
 
 
 def address(centre: Centre, job: Job, path: str) -> str:
-    url = "/" + path.replace("<uuid:job_id>", str(job.pk)).replace("<slug:code>", centre.project.code)
+    code = centre.cluster.code if path.startswith("clusters/") else centre.project.code
+    url = "/" + path.replace("<uuid:job_id>", str(job.pk)).replace("<slug:code>", code)
     assert "<" not in url, "a kind of path parameter that this test doesn't know"
     return url
 
@@ -56,7 +59,7 @@ def test_every_page_asks_who_is_there_and_what_is_theirs(centre: Centre, name: s
     answer = getattr(signed_in(foreign_lead), method)(url)
     assert answer.status_code == (404 if "<" in path else 200)
     staff = getattr(signed_in(make_user("staff", is_staff=True)), method)(url)
-    assert staff.status_code == (302 if name == "job-cancel" else 200)
+    assert staff.status_code == (302 if name in REDIRECTING else 200)
     assert Job.objects.get().state == (JobState.CANCELLED if name == "job-cancel" else JobState.SUBMITTED)
 
 
