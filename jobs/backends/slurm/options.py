@@ -15,7 +15,8 @@ _UNIX_USER: Final = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
 _URL: Final = re.compile(r"\Ahttps?://[A-Za-z0-9.\[\]:-]+\Z")
 _COMMON: Final = frozenset({"JOBS_DIRECTORY", "RUN_AS", "PYTHON", "ENVIRONMENT", "TIMEOUT_S", "SETTLE_S", "MIN_UID"})
 _CLI: Final = _COMMON | {"SLURM_CONF", "PATH"}
-_REST: Final = _COMMON | {"URL", "USER", "TOKEN_DIRECTORY"}
+_REST: Final = _COMMON | {"URL", "USER", "TOKEN_DIRECTORY", "VERSION"}
+_VERSION: Final = re.compile(r"\Av0\.0\.(?:38|39|40|41|42)\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +63,13 @@ class RestOptions(SlurmOptions):
     URL              address of slurmrestd, such as https://slurm.example.org:6820. Required.
     USER             the portal's own name in Slurm, for questions about all jobs. Required.
     TOKEN_DIRECTORY  where a broker leaves a JSON Web Token for each user, as <user>.jwt with mode 0600. Required.
+    VERSION          the version of the interface, such as v0.0.38; without it the newest that server and portal know.
     """
 
     url: str
     user: str
     token_directory: str
+    version: str = ""
 
 
 def read_cli_options(options: Mapping[str, Any]) -> CliOptions:
@@ -82,12 +85,19 @@ def read_rest_options(options: Mapping[str, Any]) -> RestOptions:
     """Check the OPTIONS of `SlurmRestBackend`. Raises ValueError: the option, the value given, what is allowed."""
     common = _read_common(options, _REST)
     url, user = options.get("URL"), options.get("USER")
+    version = options.get("VERSION", "")
+    if not isinstance(version, str) or (version and not _VERSION.match(version)):
+        raise ValueError(f"VERSION: {version!r} is not allowed; allowed: v0.0.38 to v0.0.42")
     if not isinstance(url, str) or not _URL.match(url.rstrip("/")):
         raise ValueError(f"URL: {url!r} is not allowed; allowed: http:// or https:// with a host and a port")
     if not isinstance(user, str) or not _UNIX_USER.match(user) or user == "root":
         raise ValueError(f"USER: {user!r} is not allowed; allowed: the name of a user other than root")
     return RestOptions(
-        **common, url=url.rstrip("/"), user=user, token_directory=_read_path(options, "TOKEN_DIRECTORY", None)
+        **common,
+        url=url.rstrip("/"),
+        user=user,
+        token_directory=_read_path(options, "TOKEN_DIRECTORY", None),
+        version=version,
     )
 
 

@@ -76,7 +76,7 @@ def read_gres(text: str) -> list[tuple[str, str, int]]:
     found = []
     for item in re.sub(r"\([^()]*\)", "", text).split(","):
         parts = item.split(":")
-        if len(parts) < 2 or not parts[0] or not re.fullmatch(r"\d+", parts[-1]):
+        if len(parts) < 2 or not parts[0] or not re.fullmatch(r"\d{1,9}", parts[-1]):
             continue
         found.append((parts[0], parts[1] if len(parts) > 2 else "", int(parts[-1])))
     return found
@@ -110,4 +110,7 @@ def _expand_item(item: str, limit: int) -> list[str]:
         if last - first >= limit - len(names):
             raise ValueError(f"more than {MAX_HOSTS} hosts")
         names.extend(f"{head}{number:0{len(match[1])}d}" for number in range(first, last + 1))
-    return [name + end for name in names for end in (_expand_item(tail, limit) if tail else [""])]
+    ends = _expand_item(tail, limit) if tail else [""]
+    if len(names) * len(ends) > limit:
+        raise ValueError(f"more than {MAX_HOSTS} hosts")
+    return [name + end for name in names for end in ends]
