@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Final
 
@@ -22,6 +22,7 @@ from jobs.backends.base import (
 )
 from jobs.backends.slurm.commands import CommandRunner
 from jobs.backends.slurm.directories import METRICS_FILE, STDOUT_FILE, Attempt, JobDirectories
+from jobs.backends.slurm.errors import DuplicateSubmission
 from jobs.backends.slurm.options import SlurmOptions
 from jobs.backends.slurm.records import SlurmJob, add_up_runs, choose_adopted
 from jobs.backends.slurm.states import is_end
@@ -139,9 +140,23 @@ class SlurmBackend(SchedulerBackend):
         self._directories.make(self._runner.find_user(spec.unix_user), key)
         try:
             return str(self._client.submit(submission))
+        except DuplicateSubmission:
+            return self._find_known(key)
         except SubmissionRejected:
             self._directories.forget(key, user=submission.user)
             raise
+
+    def _find_known(self, key: str) -> str:
+        """The job that Slurm refused to take a second time; the portal may have lost its memory of the first.
+
+        Raises DuplicateSubmission: it can't be seen.
+        """
+        attempt = self._directories.read_attempt(key)
+        if attempt is not None:
+            found = self._adopt(self._client.list_queue(None), key, replace(attempt, first_at=0.0))
+            if found is not None:
+                return str(found.job_id)
+        raise DuplicateSubmission(f"Slurm says that it has job {key}, but it isn't in the queue.")
 
     def find(self, key: str) -> str | None:
         attempt = self._directories.read_attempt(key)

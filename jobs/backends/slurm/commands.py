@@ -2,29 +2,14 @@
 
 import os
 import pwd
-import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from jobs.backends.base import SchedulerUnavailable, SubmissionRejected
+from jobs.backends.slurm.processes import CommandResult, run_to_end
 
 _SYSTEM_USERS: Final = frozenset({"root", "slurm", "munge", "mysql", "nobody"})
 """Never researchers, whatever their number: Debian's slurm has one far above MIN_UID."""
-
-
-@dataclass(frozen=True, slots=True)
-class CommandResult:
-    """How a command ended and what it printed."""
-
-    exit_code: int
-    output: bytes
-    errors: str
-
-    @property
-    def text(self) -> str:
-        """The output; bytes that are no UTF-8, as in somebody's comment, are replaced."""
-        return self.output.decode("utf-8", "replace")
 
 
 class CommandRunner:
@@ -61,21 +46,7 @@ class CommandRunner:
             SchedulerUnavailable: it can't be started, or ran out of time. Then it may have had its effect.
         """
         words = [*self._prefix_for(user), *command]
-        try:
-            done = subprocess.run(  # noqa: S603  # a list of checked words
-                words,
-                input=input,
-                capture_output=True,
-                env=self._environment,
-                cwd="/",
-                timeout=self._timeout_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise SchedulerUnavailable(f"{command[0]} did not answer within {self._timeout_s:g} s") from error
-        except OSError as error:
-            raise SchedulerUnavailable(f"{words[0]} can't be started: {error}") from error
-        return CommandResult(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace").strip())
+        return run_to_end(words, name=command[0], input=input, environment=self._environment, timeout_s=self._timeout_s)
 
     def is_self(self, user: str) -> bool:
         """Whether the portal itself runs as this user."""

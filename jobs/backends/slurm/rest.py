@@ -9,7 +9,7 @@ import httpx
 
 from jobs.backends.base import PartitionInfo, SchedulerUnavailable, SubmissionRejected
 from jobs.backends.slurm.backend import SlurmBackend, SlurmClient, Submission
-from jobs.backends.slurm.errors import is_unavailability
+from jobs.backends.slurm.errors import DUPLICATE_CODE, UNSPECIFIED, DuplicateSubmission, is_unavailability
 from jobs.backends.slurm.options import RestOptions, read_rest_options
 from jobs.backends.slurm.records import SlurmJob
 from jobs.backends.slurm.rest_answers import Record, describe, error_code, errors_of, read_answer
@@ -96,7 +96,13 @@ class RestClient(SlurmClient):
         job_id = answer.optional_number("job_id")
         if response.status_code == 200 and job_id is not None and job_id > 0:
             return job_id
-        raise _read_refusal(response, answer)
+        refusal = _read_refusal(response, answer)
+        if describe(errors_of(answer)) == UNSPECIFIED:
+            # Mostly a rule of the site's, whose words are not handed on. A token that is no good is told the same
+            # elsewhere: one with which the controller answers leaves the rule.
+            self._ask("slurm", "ping", user=submission.user)
+            refusal = SubmissionRejected(f"{UNSPECIFIED}: refused by a rule of this cluster, probably")
+        raise refusal
 
     def forecast(self, submission: Submission) -> datetime | None:
         # This interface can't try a submission; what is free now starts now.
@@ -168,10 +174,16 @@ class RestClient(SlurmClient):
         ]
 
     def _ask(
-        self, part: str, path: str, *, parameters: Mapping[str, str] | None = None, is_list: bool = False
+        self,
+        part: str,
+        path: str,
+        *,
+        user: str = "",
+        parameters: Mapping[str, str] | None = None,
+        is_list: bool = False,
     ) -> Record:
-        """An answer without errors, asked as the portal itself."""
-        response = self._send("GET", part, path, parameters=parameters, is_list=is_list)
+        """An answer without errors, asked as the portal itself unless `user` is given."""
+        response = self._send("GET", part, path, user=user, parameters=parameters, is_list=is_list)
         answer = read_answer(response)
         _check(response, answer)
         return answer
@@ -279,6 +291,8 @@ def _read_refusal(response: httpx.Response, answer: Record) -> SchedulerUnavaila
     """What an answer without a job's id means. Slurm's codes for refusals begin at 2000."""
     errors = errors_of(answer)
     words = describe(errors)
+    if any(error_code(item) == DUPLICATE_CODE for item in errors):
+        return DuplicateSubmission(words)
     is_refusal = any(2000 <= error_code(item) < 5000 for item in errors)
     if response.status_code == 400 and any(error_code(item) == 9001 for item in errors):
         is_refusal = True  # a value that Slurm can't read, such as a GRES that it doesn't have: nothing was submitted

@@ -19,7 +19,16 @@ from typing import Any, Final
 import psutil
 
 from tests.integration.slurm.configuration import write_configuration
-from tests.integration.slurm.layout import ACCOUNTS, ALICE, REST_USER, UNIX_USERS, Layout, NodeGroup
+from tests.integration.slurm.layout import (
+    ACCOUNTS,
+    ALICE,
+    CAPPED_DEVICES,
+    CAPPED_QOS,
+    REST_USER,
+    UNIX_USERS,
+    Layout,
+    NodeGroup,
+)
 from tests.integration.slurm.packages import missing_programs
 
 MARKER: Final = "PORTAL_SLURM_LAB"
@@ -217,6 +226,9 @@ class SlurmLab:
         self._wait_for("slurmctld")
         self._wait_for("slurmrestd")
         self.wait_for_nodes()
+        # Accounting hears of accelerators from slurmctld only.
+        limit = f"MaxTRESPerJob=gres/gpu={CAPPED_DEVICES}"
+        self.run("sacctmgr", "--immediate", "modify", "qos", CAPPED_QOS, "set", limit)
         stored = {"ports": self.layout.ports, "groups": [asdict(group) for group in self.layout.groups]}
         (self.layout.root / "lab.json").write_text(json.dumps(stored))
 
@@ -225,11 +237,12 @@ class SlurmLab:
 
     def _add_accounts(self) -> None:
         lines = ["add cluster lab", "add qos high Priority=1000 Flags=DenyOnLimit", "add qos low Priority=10"]
+        lines.append(f"add qos {CAPPED_QOS} Flags=DenyOnLimit")
         lines += ["modify qos high set Preempt=low", "modify qos low set PreemptMode=requeue"]
         for user, account in ACCOUNTS.items():
             lines.append(f"add account {account} Description={account} Organization=lab")
             lines.append(f"add user {user} Account={account} DefaultAccount={account}")
-            lines.append(f"modify user {user} set QOS=normal,high,low")
+            lines.append(f"modify user {user} set QOS=normal,high,low,{CAPPED_QOS}")
         # The portal sees everybody's jobs also where PrivateData is set; it may not submit for anybody.
         lines += ["add account portal Description=portal Organization=lab"]
         lines += ["add user slurmlab-portal Account=portal AdminLevel=Operator"]

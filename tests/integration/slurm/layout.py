@@ -9,6 +9,16 @@ CLUSTER_NAME: Final = "lab"
 MESSAGE_TIMEOUT_S: Final = 5
 """How long a client of slurmctld waits for an answer; short, so that tests of silence are short."""
 
+MAX_SCRIPT_BYTES: Final = 300_000
+"""Below the portal's own limit, so that Slurm's can be seen."""
+
+DENIED_NAME: Final = "denied-by-a-rule"
+"""A job of this name is refused by a rule of the site's."""
+
+CAPPED_QOS: Final = "capped"
+CAPPED_DEVICES: Final = 4
+"""More accelerators a job are refused with this QOS."""
+
 PORTAL_USER: Final = "slurmlab-portal"
 REST_USER: Final = "slurmlab-rest"
 ALICE: Final = "slurmlab-alice"
