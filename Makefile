@@ -5,7 +5,7 @@ STAMP := .venv/installed
 PYTEST_ARGS ?= -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status logs test test-slurm bench lint format requirements messages
+.PHONY: help install demo up down status logs slurm slurm-down test test-slurm chaos bench lint format requirements messages
 
 help: ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,11 +34,20 @@ status: install ## what runs, and where
 logs: install ## follow the log of a portal that runs in the background
 	$(BIN)/python -m portal logs -f
 
+slurm: install ## the portal on a real Slurm of its own; as root, with Debian's packages (docs/admin/slurm.md)
+	$(BIN)/python -m tests.integration.slurm.portal up
+
+slurm-down: install ## stop and remove the portal and the Slurm of `make slurm`
+	$(BIN)/python -m tests.integration.slurm.portal down
+
 test: install ## all tests but those on a real Slurm, on a PostgreSQL and a Valkey of their own
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slurm"
 
 test-slurm: install ## the tests that need a real Slurm; as root, with Debian's packages (docs/admin/slurm.md)
-	$(BIN)/python -m pytest $(PYTEST_ARGS) -m slurm tests/backends
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m slurm tests/backends tests/integration tests/chaos
+
+chaos: install ## kill parts of a portal and of its real Slurm at random: KILLS=300 JOBS=500 SEED=2026 make chaos
+	$(BIN)/python -m tests.chaos
 
 bench: install ## measure beside baselines of the same run; ARGS="ledger race" for some (docs/benchmarks.md)
 	$(BIN)/python -m tests.benchmarks $(ARGS)

@@ -70,6 +70,13 @@ class Job(models.Model):
         default=0,
         help_text=_("SIGUSR1 is sent this long before the time limit, so that a checkpoint can be written; 0: never."),
     )
+    segment_time_limit_minutes = models.PositiveIntegerField(
+        _("time limit of a segment (minutes)"),
+        null=True,
+        editable=False,
+        help_text=_("Set for a job that is longer than the scheduler lets one be: it runs as a chain of segments."),
+    )
+    segment_number = models.PositiveIntegerField(default=1, editable=False)
     reserved_s = models.BigIntegerField(_("reserved (accelerator-seconds)"), editable=False)
     billing_weight = models.DecimalField(
         max_digits=8,
@@ -150,6 +157,11 @@ class Job(models.Model):
     def devices(self) -> int:
         """Accelerators in all."""
         return self.nodes * self.devices_per_node
+
+    @property
+    def is_chain(self) -> bool:
+        """Is it run as several scheduler jobs, each resumed from the checkpoint of the one before?"""
+        return self.segment_time_limit_minutes is not None
 
     @property
     def reference(self) -> str:
@@ -275,13 +287,32 @@ class JobSegment(models.Model):
     native_id = models.CharField(_("scheduler's job id"), max_length=64, blank=True)
     first_attempt_at = models.DateTimeField()
     accepted_at = models.DateTimeField(null=True)
+    resubmissions = models.PositiveSmallIntegerField(
+        default=0, help_text=_("How often the scheduler had forgotten it and was given it again.")
+    )
+    time_limit_minutes = models.PositiveIntegerField(_("time limit (minutes)"), null=True)
     started_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
+    end_state = models.CharField(_("end"), max_length=16, blank=True, choices=JOB_STATE_CHOICES)
+    exit_code = models.IntegerField(null=True)
+    exit_signal = models.PositiveSmallIntegerField(null=True)
+    last_step = models.BigIntegerField(
+        null=True, help_text=_("The highest step that the job's metrics had reached when it ended.")
+    )
     nodes = models.JSONField(default=list)
+    accounted_at = models.DateTimeField(
+        null=True, help_text=_("When its usage was recorded. Until then it is asked about.")
+    )
 
     class Meta:
         verbose_name = _("segment")
         verbose_name_plural = _("segments")
+        indexes = [
+            # What the workers ask the scheduler about, however many segments there have been.
+            models.Index(
+                fields=["cluster", "ended_at"], name="jobs_segment_open", condition=Q(accounted_at__isnull=True)
+            )
+        ]
         constraints = [models.UniqueConstraint(fields=["job", "number"], name="jobs_segment_once")]
 
     def __str__(self) -> str:
@@ -294,6 +325,7 @@ class EventKind(models.TextChoices):
     TRANSITION = "transition", _("state")
     CANCEL_REQUESTED = "cancel_requested", _("cancel requested")
     DISPATCH_DELAYED = "dispatch_delayed", _("dispatch delayed")
+    SEGMENT_ENDED = "segment_ended", _("segment ended")
     SETTLED = "settled", _("settled")
 
 
@@ -319,7 +351,11 @@ class JobEvent(models.Model):
 
 
 class UsageRecord(models.Model):
-    """What the scheduler's accounting says a segment used, and what it cost."""
+    """What the scheduler's accounting says a segment used, and what it cost.
+
+    The job is billed once, at its end. What it used beyond its hold and nobody could cover is the last segment's
+    shortfall.
+    """
 
     segment = models.OneToOneField(JobSegment, on_delete=models.CASCADE, related_name="usage")
     devices = models.PositiveIntegerField()

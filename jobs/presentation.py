@@ -6,7 +6,8 @@ from typing import Any
 from django.utils.translation import gettext, gettext_lazy, ngettext, pgettext_lazy
 from django.utils.translation import gettext as _
 
-from jobs.models import EventKind, Job, JobEvent
+from jobs.launch import CONTINUE_EXIT_CODE, NO_PROGRESS_EXIT_CODE
+from jobs.models import EventKind, Job, JobEvent, JobSegment
 from jobs.services.allowed_wording import describe_allowed
 from jobs.services.calibration import describe_calibration
 from jobs.services.wording import hours
@@ -86,6 +87,9 @@ _PORTAL_REASONS = {
     "project_closed": gettext_lazy("This project is closed: no new jobs can be submitted."),
     "written_off": gettext_lazy("an administrator wrote it off; nothing was charged"),
     "owner_may_not_submit": gettext_lazy("its owner may no longer submit in this project"),
+    "segment_ended": gettext_lazy("a segment of the run has ended; the next one goes on from its checkpoint"),
+    "no_progress": gettext_lazy("its last segment wrote no new checkpoint, so it was not continued"),
+    "forgotten": gettext_lazy("the cluster had forgotten it before it started; it is submitted again"),
     "lost": gettext_lazy("neither the cluster's queue nor its accounting knows the job"),
 }
 
@@ -184,6 +188,8 @@ def describe_event(event: JobEvent) -> str:
         return _("Cancellation requested")
     if event.kind == EventKind.DISPATCH_DELAYED:
         return _("The cluster doesn't answer; the job is handed over when it does")
+    if event.kind == EventKind.SEGMENT_ENDED:
+        return _describe_segment_end(event)
     text = _("Charged %(charged)s accelerator-hours; %(released)s given back") % {
         "charged": hours(event.detail.get("charged_s", 0)),
         "released": hours(event.detail.get("released_s", 0)),
@@ -191,6 +197,31 @@ def describe_event(event: JobEvent) -> str:
     if event.detail.get("shortfall_s"):
         text += gettext(" (%(shortfall)s could not be charged)") % {"shortfall": hours(event.detail["shortfall_s"])}
     return text
+
+
+def describe_segment_end(segment: JobSegment) -> str:
+    """How a segment of a chain ended; "" while it hasn't."""
+    return _name_end(segment.end_state, segment.exit_code) if segment.end_state else ""
+
+
+def _name_end(state: str, exit_code: int | None) -> str:
+    """A segment that stopped to be continued is no failure, though its scheduler calls it one."""
+    if state == JobState.FAILED and exit_code == CONTINUE_EXIT_CODE:
+        return _("stopped at a checkpoint")
+    if state == JobState.FAILED and exit_code == NO_PROGRESS_EXIT_CODE:
+        return _("stopped without a new checkpoint")
+    return str(STATE_LABELS[JobState(state)])
+
+
+def _describe_segment_end(event: JobEvent) -> str:
+    figures = {
+        "number": event.detail.get("number"),
+        "state": _name_end(event.detail["end"], event.detail.get("exit_code")),
+        "step": event.detail.get("last_step"),
+    }
+    if figures["step"] is None:
+        return _("Segment %(number)s ended: %(state)s") % figures
+    return _("Segment %(number)s ended at step %(step)s: %(state)s") % figures
 
 
 def _describe_limit(detail: Mapping[str, Any]) -> str:

@@ -68,7 +68,7 @@ class JobSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _match("key", self.key, _KEY, "8 to 64 of a-z, 0-9 and '-'")
+        self.check_key(self.key)
         _match("name", self.name, _NAME, "1 to 128 of A-Z, a-z, 0-9 and '_.+-', starting with a letter or digit")
         _match("partition", self.partition, _LABEL, "a partition's name")
         for label in ("qos", "slurm_account", "gres_type"):
@@ -86,6 +86,11 @@ class JobSpec:
             raise InvalidSpec("signal_name", self.signal_name, ", ".join(sorted(_SIGNAL)))
         validate_script(self.script)
         validate_environment(self.environment)
+
+    @staticmethod
+    def check_key(value: object, *, field: str = "key") -> None:
+        """Raises InvalidSpec for what is no segment's key."""
+        _match(field, value, _KEY, "8 to 64 of a-z, 0-9 and '-'")
 
     @property
     def devices(self) -> int:

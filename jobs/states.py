@@ -70,10 +70,12 @@ TRANSITIONS: Final[dict[JobState, frozenset[JobState]]] = {
     JobState.QUEUED: frozenset({JobState.DISPATCHING, JobState.HELD, JobState.CANCELLED}),
     # DISPATCHING -> QUEUED: the scheduler was unavailable and certainly has not got the job.
     JobState.DISPATCHING: frozenset({JobState.PENDING, JobState.QUEUED, JobState.REJECTED, JobState.CANCELLED}),
-    JobState.PENDING: frozenset({JobState.RUNNING, JobState.COMPLETING, JobState.LOST}) | _ENDS,
+    # PENDING, LOST -> QUEUED: the scheduler has forgotten a job that never started: it is given to it again.
+    JobState.PENDING: frozenset({JobState.RUNNING, JobState.COMPLETING, JobState.LOST, JobState.QUEUED}) | _ENDS,
     # RUNNING -> PENDING: requeued by the scheduler.
     JobState.RUNNING: frozenset({JobState.COMPLETING, JobState.PENDING, JobState.LOST}) | _ENDS,
-    JobState.COMPLETING: frozenset({JobState.PENDING, JobState.LOST}) | _ENDS,
-    JobState.LOST: frozenset({JobState.PENDING, JobState.RUNNING, JobState.COMPLETING}) | _ENDS,
+    # COMPLETING -> QUEUED: a segment of a chain has ended and the next one is due.
+    JobState.COMPLETING: frozenset({JobState.PENDING, JobState.LOST, JobState.QUEUED}) | _ENDS,
+    JobState.LOST: frozenset({JobState.PENDING, JobState.RUNNING, JobState.COMPLETING, JobState.QUEUED}) | _ENDS,
     **{state: frozenset() for state in TERMINAL},
 }

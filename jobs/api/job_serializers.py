@@ -197,10 +197,17 @@ class SegmentSerializer(serializers.ModelSerializer[JobSegment]):
     accepted_at = UtcDateTimeField(allow_null=True)
     started_at = UtcDateTimeField(allow_null=True)
     ended_at = UtcDateTimeField(allow_null=True)
+    end_state = serializers.CharField(help_text="How it ended; empty until then.")
+    last_step = serializers.IntegerField(
+        allow_null=True, help_text="Of a chain: the highest step in the job's metrics when it ended."
+    )
 
     class Meta:
         model = JobSegment
-        fields = ["number", "key", "native_id", "cluster", "nodes", "accepted_at", "started_at", "ended_at"]
+        fields = [
+            *("number", "key", "native_id", "cluster", "nodes", "time_limit_minutes", "resubmissions"),
+            *("accepted_at", "started_at", "ended_at", "end_state", "exit_code", "exit_signal", "last_step"),
+        ]
 
 
 class UsageSerializer(serializers.Serializer[Any]):
@@ -256,6 +263,7 @@ class JobSerializer(JobSummarySerializer):
             "exit_code",
             "exit_signal",
             "checkpoint_lead_s",
+            "segment_time_limit_minutes",
             "cloned_from",
             "override_estimate",
             "entry",
@@ -414,6 +422,9 @@ class LogQuery(StrictSerializer):
         required=False, default=65_536, min_value=SMALLEST_LIMIT, max_value=MAX_CHUNK_BYTES, help_text="Bytes."
     )
     file = serializers.ChoiceField(["stdout", "stderr"], required=False, default="stdout")
+    segment = serializers.IntegerField(
+        required=False, default=None, min_value=1, help_text="Number of a segment of the job; the newest unless given."
+    )
 
 
 class MetricsQuery(StrictSerializer):

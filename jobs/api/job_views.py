@@ -180,7 +180,8 @@ class JobLog(ApiView):
         """A piece of standard output or error. To follow it, call again with `next_offset`."""
         job = _visible(request, job_id)
         offset = self.query["offset"]
-        chunk = read_log(job, offset, limit=self.query["limit"], file=self.query["file"])
+        query = self.query
+        chunk = read_log(job, offset, limit=query["limit"], file=query["file"], segment_number=query["segment"])
         if chunk is None:
             start = max(offset, 0)
             return Response(LogSerializer(LogText(text="", offset=start, next_offset=start, size=0, is_end=True)).data)
@@ -213,7 +214,7 @@ class JobScript(ApiView):
     def get(self, request: Request, job_id: Any) -> Response:
         """The batch script as the scheduler gets it."""
         job = _visible(request, job_id)
-        script = job.rendered_script or launching.render(job, segment_number=1).script
+        script = job.rendered_script or launching.render_first(job).script
         return Response(ScriptSerializer({"script": script, "is_final": bool(job.rendered_script)}).data)
 
 

@@ -54,7 +54,10 @@ class JobStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRow:
-    """What the scheduler's accounting says one ended job used: devices held for `elapsed_s` seconds."""
+    """What the scheduler's accounting says one ended job used: devices held for `elapsed_s` seconds.
+
+    `exit_code` and `exit_signal` are as in `JobStatus`; both None where accounting doesn't know.
+    """
 
     native_id: str
     key: str
@@ -63,6 +66,8 @@ class UsageRow:
     elapsed_s: int
     started_at: datetime | None
     ended_at: datetime
+    exit_code: int | None = None
+    exit_signal: int | None = None
     max_rss_bytes: int | None = None
     cpu_s: float | None = None
 
@@ -106,6 +111,9 @@ class SchedulerBackend(ABC):
     supports_expected_start: ClassVar[bool] = False
     """Does it predict when a pending job starts?"""
 
+    concurrent_submits: ClassVar[int] = 4
+    """How many threads may hand jobs over at a time."""
+
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         """`alias` is the key in settings.SCHEDULERS; `options` its OPTIONS, validated here (ValueError)."""
         self.alias = alias
@@ -146,8 +154,11 @@ class SchedulerBackend(ABC):
         """Accounting of all jobs that ended at or after `since`, in one call. Raises SchedulerUnavailable."""
 
     @abstractmethod
-    def cancel(self, native_id: str) -> None:
-        """Ask for the end of a job; done or unknown jobs are no error. Raises SchedulerUnavailable."""
+    def cancel(self, native_id: str, *, key: str = "") -> None:
+        """Ask for the end of a job; done or unknown jobs are no error. Raises SchedulerUnavailable.
+
+        With `key`, a job that has the id but not the key is left alone: ids are used again after a crash.
+        """
 
     @abstractmethod
     def partitions(self) -> list[PartitionInfo]:
@@ -162,9 +173,10 @@ class SchedulerBackend(ABC):
 
     @abstractmethod
     def read_log(
-        self, native_id: str, offset: int, *, limit: int = 65536, file: OutputFile = "stdout"
+        self, native_id: str, offset: int, *, key: str = "", limit: int = 65536, file: OutputFile = "stdout"
     ) -> OutputChunk | None:
         """Up to `limit` bytes of one of the job's own output files from `offset`; None if it doesn't exist yet.
 
-        A negative offset counts from the end. Links are not followed. Raises SchedulerUnavailable.
+        A negative offset counts from the end. Links are not followed. With `key`, the output of another job that has
+        the id by now is not read. Raises SchedulerUnavailable.
         """

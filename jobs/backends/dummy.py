@@ -112,6 +112,7 @@ class _State:
 class DummyBackend(SchedulerBackend):
     """The contract in memory. OPTIONS: PARTITIONS, as for the local backend."""
 
+    concurrent_submits = 1  # in order, so that tests can tell
     supports_expected_start: ClassVar[bool] = True
 
     _states: ClassVar[dict[str, _State]] = {}
@@ -304,10 +305,12 @@ class DummyBackend(SchedulerBackend):
                 for ended_at, job in sorted(ended, key=lambda pair: (pair[0], pair[1].number))
             ]
 
-    def cancel(self, native_id: str) -> None:
+    def cancel(self, native_id: str, *, key: str = "") -> None:
         with self._call("cancel", native_id) as state:
             for job in state.jobs.values():
-                if str(job.number) == native_id and job.state not in TERMINAL and not job.is_forgotten:
+                if not self._is(job, native_id, key):
+                    continue
+                if job.state not in TERMINAL and not job.is_forgotten:
                     job.state, job.reason = JobState.CANCELLED, "Cancelled"
                     job.ended_at, job.exit_code = state.now, 0
 
@@ -348,10 +351,10 @@ class DummyBackend(SchedulerBackend):
             return next((_at(item.starts_at) for item in plan if item.job_id == number), None)
 
     def read_log(
-        self, native_id: str, offset: int, *, limit: int = 65536, file: OutputFile = "stdout"
+        self, native_id: str, offset: int, *, key: str = "", limit: int = 65536, file: OutputFile = "stdout"
     ) -> OutputChunk | None:
         with self._call("read_log", native_id, offset, limit, file) as state:
-            job = next((one for one in state.jobs.values() if str(one.number) == native_id), None)
+            job = next((one for one in state.jobs.values() if self._is(one, native_id, key)), None)
             if job is None or job.is_forgotten or file not in job.files:
                 return None
             whole = job.files[file]
@@ -362,6 +365,9 @@ class DummyBackend(SchedulerBackend):
             return OutputChunk(data=data, offset=start, next_offset=end, size=size, is_end=end >= size)
 
     # Inside
+
+    def _is(self, job: _Job, native_id: str, key: str) -> bool:
+        return str(job.number) == native_id and key in ("", job.spec.key)
 
     @contextmanager
     def _call(self, method: str, *arguments: Any) -> Iterator[_State]:

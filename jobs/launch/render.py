@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from jobs.launch.chain import render_home, render_segment
 from jobs.launch.command import render_command
 from jobs.launch.directives import render_directives
 from jobs.launch.environment import render_environment
@@ -50,8 +51,9 @@ def render_batch_script(request: LaunchRequest) -> RenderedScript:
             "set -eu",
             "",
             *render_environment(request),
+            *(render_home(request) if request.is_segment else []),
             "",
-            *lines,
+            *(render_segment(request, lines) if request.is_segment else lines),
             "",
         ]
     )

@@ -26,6 +26,8 @@ MAX_ARGUMENT_CHARACTERS: Final = 32 * 1024
 MAX_SIGNAL_LEAD_S: Final = 65_535
 """sbatch's own limit for the seconds of --signal, see https://slurm.schedmd.com/sbatch.html#OPT_signal."""
 
+MAX_SEGMENTS: Final = 1000
+
 _MAX_CPUS_PER_NODE: Final = 65_533
 _MAX_MEMORY_BYTES_PER_NODE: Final = 2**60
 _MAX_PARALLEL: Final = 100_000_000
@@ -173,6 +175,10 @@ class LaunchRequest:
     signal_name: str = ""
     signal_lead_s: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
+    segment_number: int = 0
+    """Position in a chain of segments, from 1 on; 0 for a job that is no chain."""
+    home_key: str = ""
+    """Key of the chain's first segment, in whose directory its checkpoints and metrics are."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.environment, Mapping):
@@ -192,6 +198,7 @@ class LaunchRequest:
             raise InvalidSpec("entry", self.entry, "a UserScript or a Command")
         _check_environment(self.environment)
         self._check_plan()
+        self._check_chain()
 
     def build_job_spec(self, script: str, *, unix_user: str = "") -> JobSpec:
         """Return the scheduler's job for `script`, with the same resources as its directives.
@@ -217,6 +224,19 @@ class LaunchRequest:
             signal_lead_s=self.signal_lead_s,
             environment=self.environment,
         )
+
+    @property
+    def is_segment(self) -> bool:
+        """Is this one of several scheduler jobs of one run?"""
+        return self.segment_number > 0
+
+    def _check_chain(self) -> None:
+        _whole("segment_number", self.segment_number, 0, MAX_SEGMENTS)
+        if not self.is_segment:
+            return
+        JobSpec.check_key(self.home_key, field="home_key")
+        if not self.signal_name:
+            raise InvalidSpec("signal_name", self.signal_name, "a signal, so that a segment can write its checkpoint")
 
     def _check_plan(self) -> None:
         if self.plan is None:

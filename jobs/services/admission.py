@@ -55,7 +55,7 @@ def admit_job(job: Job, *, at: datetime) -> JobState:
     """
     try:
         estimate = _estimate(job)
-        job.rendered_script = launching.render(job, segment_number=1).script
+        job.rendered_script = launching.render_first(job).script
     except estimates.EstimateInvalid as error:
         problem = error.problem
         return _reject(job, _Refusal("invalid", {"field": problem.field, "allowed": problem.allowed}), at)

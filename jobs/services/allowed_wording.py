@@ -79,6 +79,7 @@ ALLOWED_TEXTS: Final = (
     gettext_noop("a count over which batch, heads and layers divide (found: %(reasons)s)"),
     gettext_noop("sizes whose product is the %(count)s accelerators asked for"),
     gettext_noop("a plan whose tensor × pipeline × data × context sizes make the %(count)s devices asked for"),
+    gettext_noop("a signal, so that a segment can write its checkpoint"),
     gettext_noop("1 without pipeline parallelism"),
     gettext_noop("false without tensor parallelism"),
     gettext_noop("a divisor or a multiple of num_key_value_heads (%(heads)s)"),

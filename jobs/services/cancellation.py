@@ -6,9 +6,9 @@ from django.db import transaction
 
 from accounts import access
 from accounts.models import User
-from accounts.services import ledger
 from jobs.models import EventKind, Job
 from jobs.services.lifecycle import record_event, transition
+from jobs.services.settlement import settle_job
 from jobs.states import TERMINAL, WAITING, JobState
 
 
@@ -20,7 +20,7 @@ class CancelForbidden(Exception):
 def cancel_job(*, job: Job, user: User, at: datetime) -> bool:
     """End a job that waits at once; ask for the end of one that the scheduler may have. Repeating is harmless.
 
-    A LOST job is written off by staff: it ends uncharged, and its hold is given back.
+    A LOST job is written off by staff: what was lost of it is not charged, and its hold is given back.
 
     Returns False if the job had already ended.
 
@@ -37,8 +37,9 @@ def cancel_job(*, job: Job, user: User, at: datetime) -> bool:
         record_event(current, EventKind.CANCEL_REQUESTED, at=at, actor=user)
     if current.state == JobState.LOST and user.is_staff:
         # Nobody will ever account for it: only an administrator may write it off and give the hold back.
-        ledger.release(reference=current.reference, at=at, actor=user, reason="written off")
-        transition(current, JobState.CANCELLED, at=at, reason="written_off", actor=user, settled_at=at, charged_s=0)
+        current.segments.filter(accounted_at__isnull=True).update(accounted_at=at)
+        transition(current, JobState.CANCELLED, at=at, reason="written_off", actor=user)
+        settle_job(current, at=at)
     elif current.state in WAITING:
         transition(current, JobState.CANCELLED, at=at, reason="cancelled", actor=user)
     return True

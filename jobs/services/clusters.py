@@ -29,6 +29,11 @@ def backend_of(cluster_code: str) -> SchedulerBackend:
     return backend
 
 
+def askable_clusters(*, at: datetime) -> list[str]:
+    """Codes of the clusters whose scheduler may be asked now."""
+    return list(Cluster.objects.askable(at).values_list("code", flat=True))
+
+
 def record_failure(cluster: Cluster, error: Exception, *, at: datetime) -> None:
     """Open the breaker: nobody asks this scheduler before the pause is over; the pause doubles each time."""
     failures = cluster.consecutive_failures + 1

@@ -1,7 +1,7 @@
 """From a job to the batch script and the scheduler's description of it."""
 
 from jobs.launch import Command, LaunchRequest, Plan, RenderedScript, UserScript, render_batch_script
-from jobs.models import EntryKind, Job
+from jobs.models import EntryKind, Job, JobSegment
 from jobs.spec import JobSpec
 
 CHECKPOINT_SIGNAL = "USR1"
@@ -12,7 +12,12 @@ def segment_key(job: Job, number: int) -> str:
     return f"{job.pk}-{number}"
 
 
-def build_launch_request(job: Job, *, segment_number: int) -> LaunchRequest:
+def first_limit_minutes(job: Job) -> int:
+    """Time limit of a job's first segment, which is mostly its only one."""
+    return job.segment_time_limit_minutes or job.time_limit_minutes
+
+
+def build_launch_request(job: Job, *, segment_number: int, time_limit_minutes: int) -> LaunchRequest:
     """What one segment's batch script is made from.
 
     Raises:
@@ -30,7 +35,7 @@ def build_launch_request(job: Job, *, segment_number: int) -> LaunchRequest:
         partition=partition.name,
         nodes=job.nodes,
         devices_per_node=job.devices_per_node,
-        time_limit_minutes=job.time_limit_minutes,
+        time_limit_minutes=time_limit_minutes,
         entry=entry,
         plan=_launch_plan(job),
         gres_name=partition.gres_name,
@@ -39,17 +44,21 @@ def build_launch_request(job: Job, *, segment_number: int) -> LaunchRequest:
         signal_name=CHECKPOINT_SIGNAL if job.checkpoint_lead_s else "",
         signal_lead_s=job.checkpoint_lead_s,
         environment=job.environment,
+        segment_number=segment_number if job.is_chain else 0,
+        home_key=segment_key(job, 1) if job.is_chain else "",
     )
 
 
-def render(job: Job, *, segment_number: int) -> RenderedScript:
-    """The batch script of one segment. Raises InvalidSpec."""
-    return render_batch_script(build_launch_request(job, segment_number=segment_number))
+def render_first(job: Job) -> RenderedScript:
+    """The batch script of a job's first segment. Raises InvalidSpec."""
+    request = build_launch_request(job, segment_number=1, time_limit_minutes=first_limit_minutes(job))
+    return render_batch_script(request)
 
 
-def build_job_spec(job: Job, *, segment_number: int) -> JobSpec:
+def build_job_spec(job: Job, segment: JobSegment) -> JobSpec:
     """What the backend gets for one segment. Raises InvalidSpec."""
-    request = build_launch_request(job, segment_number=segment_number)
+    limit = segment.time_limit_minutes or job.time_limit_minutes
+    request = build_launch_request(job, segment_number=segment.number, time_limit_minutes=limit)
     script = render_batch_script(request).script
     return request.build_job_spec(script, unix_user=job.user.unix_username)
 

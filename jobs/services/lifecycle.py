@@ -41,7 +41,8 @@ def transition(
 
     - into QUEUED: the job's hold is made (once; a job that returns to QUEUED keeps it),
     - from before the scheduler into an end: the hold is given back, and the job is settled at 0,
-    - an end after the scheduler had it: the hold stays until `settlement.settle_job`.
+    - an end after the scheduler had it, or had an earlier segment of it: the hold stays until
+      `settlement.settle_job`.
 
     `fields` are further columns to write with the state.
 
@@ -53,11 +54,12 @@ def transition(
     old = JobState(job.state)
     if to not in TRANSITIONS[old]:
         raise IllegalTransition(f"{old} -> {to}")
+    never_ran = old in _BEFORE_SCHEDULER and job.segment_number == 1
     if old == JobState.DISPATCHING:
         fields = {"lease_token": None, "lease_expires_at": None, **fields}
     if to in TERMINAL:
         fields.setdefault("ended_at", at)
-        if old in _BEFORE_SCHEDULER:
+        if never_ran:
             fields |= {"settled_at": at, "charged_s": 0}
     fields |= {"state": to, "state_reason": reason, "state_detail": detail or {}}
     moved = Job.objects.filter(pk=job.pk, state=old, lease_token=job.lease_token).update(**fields)
@@ -71,7 +73,7 @@ def transition(
             amount_s=job.reserved_s,
             at=at,
         )
-    elif to in TERMINAL and old in _BEFORE_SCHEDULER:
+    elif to in TERMINAL and never_ran:
         ledger.release(reference=job.reference, at=at, reason=reason)
     JobEvent.objects.create(
         job=job,

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from django.db import transaction
@@ -10,16 +10,22 @@ from django.db.models import QuerySet
 
 from accounts.models import Cluster
 from jobs.backends.base import JobStatus, SchedulerBackend, SchedulerUnavailable, UsageRow
-from jobs.models import Job, JobSegment
-from jobs.services.clusters import backend_of, record_failure, record_success
-from jobs.services.lifecycle import StaleJob, transition
-from jobs.services.settlement import settle_segment
+from jobs.models import EventKind, Job, JobSegment
+from jobs.services.accounting import (
+    account_ended_segments,
+    ended_segments,
+    fetch_usage,
+    settle_between_segments,
+    usage_of,
+)
+from jobs.services.chain import Verdict, judge_end
+from jobs.services.clusters import askable_clusters, backend_of, record_failure, record_success
+from jobs.services.lifecycle import StaleJob, record_event, transition
+from jobs.services.missing import handle_missing
+from jobs.services.output import read_last_step
 from jobs.states import IN_SCHEDULER, TERMINAL, TRANSITIONS, JobState
 
 logger = logging.getLogger(__name__)
-
-_CLOCK_SLACK = timedelta(minutes=10)
-"""Accounting is asked from this much before the first hand-over, for clocks that differ."""
 
 _FOLLOWED_COLUMNS = tuple(
     f"job__{name}"
@@ -33,19 +39,26 @@ _FOLLOWED_COLUMNS = tuple(
 
 def reconcile_clusters(*, now: Callable[[], datetime], lost_after_s: int) -> int:
     """Reconcile every cluster that may be asked. Returns how many jobs changed or were charged."""
-    changed = 0
-    for cluster in Cluster.objects.askable(now()):
-        try:
-            changed += reconcile_cluster(cluster, backend_of(cluster.code), now=now, lost_after_s=lost_after_s)
-        except SchedulerUnavailable as error:
-            record_failure(cluster, error, at=now())
-        except Exception as error:
-            # One cluster must not keep the others waiting; the breaker shows it to everybody.
-            logger.exception("cluster %s could not be reconciled", cluster.code)
-            record_failure(cluster, error, at=now())
-        else:
-            record_success(cluster, at=now())
-    return changed
+    return sum(reconcile_guarded(code, now=now, lost_after_s=lost_after_s) for code in askable_clusters(at=now()))
+
+
+def reconcile_guarded(cluster_code: str, *, now: Callable[[], datetime], lost_after_s: int) -> int:
+    """Reconcile one cluster if it may be asked now, and note how it went. Returns how many jobs changed."""
+    cluster = Cluster.objects.askable(now()).filter(code=cluster_code).first()
+    if cluster is None:
+        return 0
+    try:
+        changed = reconcile_cluster(cluster, backend_of(cluster.code), now=now, lost_after_s=lost_after_s)
+    except SchedulerUnavailable as error:
+        record_failure(cluster, error, at=now())
+    except Exception as error:
+        # Not this cluster's jobs alone wait then: the breaker shows it to everybody.
+        logger.exception("cluster %s could not be reconciled", cluster.code)
+        record_failure(cluster, error, at=now())
+    else:
+        record_success(cluster, at=now())
+        return changed
+    return 0
 
 
 def reconcile_cluster(
@@ -72,16 +85,18 @@ def reconcile_cluster(
         if status is None or status.key != segment.key:
             missing.append(segment)  # absent is unknown; another key is another's job under a re-used id
             continue
-        changed += _apply_guarded(segment, status, at=now())
+        changed += _apply_guarded(segment, status, backend, at=now())
         job = segment.job
         if job.cancel_requested_at is not None and job.state in IN_SCHEDULER:
-            backend.cancel(segment.native_id)
+            backend.cancel(segment.native_id, key=segment.key)
     return changed + _account(cluster, backend, missing, at=now(), lost_after_s=lost_after_s)
 
 
 def _active_segments(cluster: Cluster) -> QuerySet[JobSegment]:
     return (
-        JobSegment.objects.filter(cluster=cluster, ended_at__isnull=True, job__state__in=IN_SCHEDULER)
+        JobSegment.objects.filter(
+            cluster=cluster, ended_at__isnull=True, accounted_at__isnull=True, job__state__in=IN_SCHEDULER
+        )
         .exclude(native_id="")
         .order_by("pk")
     )
@@ -98,31 +113,27 @@ def _is_news(row: Any, status: JobStatus | None) -> bool:
 def _account(
     cluster: Cluster, backend: SchedulerBackend, missing: list[JobSegment], *, at: datetime, lost_after_s: int
 ) -> int:
-    """Charge ended jobs, and see whether accounting knows of the missing ones."""
-    unsettled = list(
-        JobSegment.objects.filter(job__in=Job.objects.unsettled(cluster.pk)).select_related("job").order_by("pk")
-    )
-    if not unsettled and not missing:
-        return 0
-    since = min(segment.first_attempt_at for segment in (*unsettled, *missing)) - _CLOCK_SLACK
-    rows = {row.key: row for row in backend.usage(since)}
+    """Charge ended jobs, let chains go on, and see whether accounting knows of the missing segments."""
+    owed = list(ended_segments(cluster).order_by("pk"))
     changed = 0
-    for segment in missing:
-        row = rows.get(segment.key)
-        if row is not None:
-            changed += _apply_guarded(segment, _status_from(row), at=at)
-        else:
-            changed += _mark_missing(segment.job, at=at, lost_after_s=lost_after_s)
-    for segment in unsettled:
-        row = rows.get(segment.key)
-        if row is not None:
-            changed += _settle_guarded(segment, row, at=at)
-    return changed
+    if owed or missing:
+        rows = fetch_usage(backend, owed, missing, at=at)
+        for segment in missing:
+            row = usage_of(segment, rows)
+            if row is not None:
+                changed += _apply_guarded(segment, _status_from(row), backend, at=at)
+                owed.append(segment)
+            else:
+                changed += handle_missing(segment, backend, at=at, lost_after_s=lost_after_s)
+        changed += account_ended_segments([one for one in owed if one.ended_at is not None], rows, at=at)
+    return changed + settle_between_segments(cluster, at=at)
 
 
-def _apply_guarded(segment: JobSegment, status: JobStatus, *, at: datetime) -> bool:
+def _apply_guarded(segment: JobSegment, status: JobStatus, backend: SchedulerBackend, *, at: datetime) -> bool:
     try:
-        return _apply(segment, status, at=at)
+        return _apply(segment, status, backend, at=at)
+    except SchedulerUnavailable:
+        raise  # a file that can't be read now; the job is looked at again
     except StaleJob:
         logger.debug("job %s was changed by another worker", segment.job_id)
         return False
@@ -132,42 +143,78 @@ def _apply_guarded(segment: JobSegment, status: JobStatus, *, at: datetime) -> b
         return False
 
 
-def _settle_guarded(segment: JobSegment, row: UsageRow, *, at: datetime) -> bool:
-    try:
-        return settle_segment(segment, row, at=at)
-    except Exception:
-        logger.exception("job %s could not be charged", segment.job_id)
-        return False
-
-
-def _apply(segment: JobSegment, status: JobStatus, *, at: datetime) -> bool:
+def _apply(segment: JobSegment, status: JobStatus, backend: SchedulerBackend, *, at: datetime) -> bool:
     """Write what the scheduler says of a segment. Returns whether the job's state changed."""
+    if status.state in TERMINAL:
+        return _apply_end(segment, status, backend, at=at)
     job = segment.job
     facts = _facts_of(status)
-    is_end = status.state in TERMINAL
-    if is_end:
-        facts |= {
-            "ended_at": status.ended_at or at,
-            "exit_code": status.exit_code,
-            "exit_signal": status.exit_signal,
-            "expected_start_at": None,
-        }
     old = JobState(job.state)
     if status.state == old:
         _write_changed(job, facts | {"state_reason": status.reason})
         return False
-    if status.state not in TRANSITIONS[old]:
-        logger.warning("job %s: the scheduler says %s after %s; ignored", job.pk, status.state, old)
+    if not _is_possible(job, status):
         return False
     with transaction.atomic():
         transition(job, status.state, at=at, reason=status.reason, **facts)
-        if status.started_at is not None or is_end:
-            JobSegment.objects.filter(pk=segment.pk).update(
-                started_at=status.started_at,
-                ended_at=facts.get("ended_at"),
-                nodes=list(status.nodes),
-            )
+        if status.started_at is not None:
+            _write_segment(segment, started_at=status.started_at, nodes=list(status.nodes))
     return True
+
+
+def _apply_end(segment: JobSegment, status: JobStatus, backend: SchedulerBackend, *, at: datetime) -> bool:
+    """The end of a segment is that of its job, unless the job is a chain that goes on."""
+    job = segment.job
+    last_step = read_last_step(job) if job.is_chain else None
+    verdict = (
+        judge_end(job, segment, status, last_step=last_step)
+        if job.is_chain
+        else Verdict(goes_on=False, state=status.state, reason=status.reason)
+    )
+    if not verdict.goes_on and not _is_possible(job, status):
+        return False
+    ended_at = status.ended_at or at
+    facts = _facts_of(status) | {"exit_code": status.exit_code, "exit_signal": status.exit_signal}
+    facts["expected_start_at"] = None
+    with transaction.atomic():
+        if verdict.goes_on and job.state != JobState.COMPLETING:
+            transition(job, JobState.COMPLETING, at=at, reason=verdict.reason, **facts)
+        elif verdict.goes_on:
+            _write_changed(job, facts | {"state_reason": verdict.reason})
+        else:
+            transition(job, verdict.state, at=at, reason=verdict.reason, ended_at=ended_at, **facts)
+        if job.is_chain:
+            figures = {
+                "number": segment.number,
+                "end": status.state,
+                "exit_code": status.exit_code,
+                "last_step": last_step,
+            }
+            record_event(job, EventKind.SEGMENT_ENDED, at=at, reason=status.reason, detail=figures)
+        _write_segment(
+            segment,
+            started_at=status.started_at or segment.started_at,
+            ended_at=ended_at,
+            end_state=status.state,
+            exit_code=status.exit_code,
+            exit_signal=status.exit_signal,
+            last_step=last_step,
+            nodes=list(status.nodes) or segment.nodes,
+        )
+    return True
+
+
+def _is_possible(job: Job, status: JobStatus) -> bool:
+    if status.state in TRANSITIONS[JobState(job.state)]:
+        return True
+    logger.warning("job %s: the scheduler says %s after %s; ignored", job.pk, status.state, job.state)
+    return False
+
+
+def _write_segment(segment: JobSegment, **fields: Any) -> None:
+    JobSegment.objects.filter(pk=segment.pk).update(**fields)
+    for name, value in fields.items():
+        setattr(segment, name, value)
 
 
 def _facts_of(status: JobStatus) -> dict[str, Any]:
@@ -185,22 +232,13 @@ def _write_changed(job: Job, facts: Mapping[str, object]) -> None:
         Job.objects.filter(pk=job.pk, state=job.state).update(**changed)
 
 
-def _mark_missing(job: Job, *, at: datetime, lost_after_s: int) -> bool:
-    """Neither queue nor accounting knows it: after a grace period that is an alarm, never an end."""
-    if job.missing_since_at is None:
-        Job.objects.filter(pk=job.pk, state=job.state).update(missing_since_at=at)
-        return False
-    if job.state == JobState.LOST or at - job.missing_since_at < timedelta(seconds=lost_after_s):
-        return False
-    try:
-        transition(job, JobState.LOST, at=at, reason="lost")
-    except StaleJob:
-        return False
-    logger.error("job %s is lost: neither queue nor accounting of its cluster knows it", job.pk)
-    return True
-
-
 def _status_from(row: UsageRow) -> JobStatus:
     return JobStatus(
-        native_id=row.native_id, key=row.key, state=row.state, started_at=row.started_at, ended_at=row.ended_at
+        native_id=row.native_id,
+        key=row.key,
+        state=row.state,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        exit_code=row.exit_code,
+        exit_signal=row.exit_signal,
     )

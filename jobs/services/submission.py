@@ -21,13 +21,16 @@ from jobs.services import estimates, launching
 from jobs.services.limits import broken_limits, limit_problem
 from jobs.services.problems import FieldProblem, IdempotencyConflict, InvalidRequest, RefusedRequest
 from jobs.services.wording import duration_in_words, hours, invalid_value
-from jobs.spec import InvalidSpec
+from jobs.spec import MAX_TIME_LIMIT_MINUTES, InvalidSpec
 from jobs.states import JobState
 
 _TIME_LIMIT_MARGIN = 1.2
 """A time limit made from an estimate is this much above its 90th percentile."""
 
 _SHORTEST_TIME_LIMIT_MINUTES = 5
+
+MAX_SEGMENTS = 100
+"""A chain is planned with at most so many segments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +145,7 @@ def prepare_job(*, user: User, request: SubmissionRequest, at: datetime, with_es
         nodes=request.nodes,
         devices_per_node=request.devices_per_node,
         time_limit_minutes=request.time_limit_minutes,
+        checkpoint_lead_s=request.checkpoint_lead_s,
     )
     problems += _option_problems(request, partition)
     estimate = None
@@ -162,9 +166,11 @@ def prepare_job(*, user: User, request: SubmissionRequest, at: datetime, with_es
     if problems:
         raise InvalidRequest(problems)
     if request.time_limit_minutes is None and estimate is not None:
-        job.time_limit_minutes = _time_limit_from(estimate, partition)
+        job.time_limit_minutes = _time_limit_from(estimate, partition, checkpoint_lead_s=request.checkpoint_lead_s)
+    if job.time_limit_minutes > partition.max_time_limit_minutes:
+        job.segment_time_limit_minutes = partition.max_time_limit_minutes
     try:
-        rendered = launching.render(job, segment_number=1)
+        rendered = launching.render_first(job)
     except InvalidSpec as error:
         raise InvalidRequest([invalid_value(field=error.field, value=error.value, allowed=error.allowed)]) from error
     job.reserved_s = ledger.billed_seconds(
@@ -273,15 +279,27 @@ def _resolve(user: User, request: SubmissionRequest) -> tuple[Project, Partition
     return project, partition
 
 
+def longest_time_limit_minutes(partition: Partition, *, checkpoint_lead_s: int) -> int:
+    """How long a job may be: longer than the partition's limit if it writes a checkpoint on the signal before it."""
+    segments = MAX_SEGMENTS if checkpoint_lead_s > 0 else 1
+    return min(segments * partition.max_time_limit_minutes, MAX_TIME_LIMIT_MINUTES)
+
+
 def find_size_problems(
-    partition: Partition, *, nodes: int, devices_per_node: int, time_limit_minutes: int | None = None
+    partition: Partition,
+    *,
+    nodes: int,
+    devices_per_node: int,
+    time_limit_minutes: int | None = None,
+    checkpoint_lead_s: int = 0,
 ) -> list[FieldProblem]:
     """What of a size the partition doesn't have."""
     problems = []
+    longest = longest_time_limit_minutes(partition, checkpoint_lead_s=checkpoint_lead_s)
     bounds = [
         ("nodes", nodes, partition.nodes),
         ("devices_per_node", devices_per_node, partition.devices_per_node),
-        ("time_limit_minutes", time_limit_minutes, partition.max_time_limit_minutes),
+        ("time_limit_minutes", time_limit_minutes, longest),
     ]
     for name, value, high in bounds:
         if value is not None and not 1 <= value <= high:
@@ -290,6 +308,8 @@ def find_size_problems(
                 "partition": partition.name,
                 "high": high,
             }
+            if name == "time_limit_minutes" and value > high == partition.max_time_limit_minutes:
+                message += " " + _("With a signal before the end it can be longer, as a chain of segments.")
             problems.append(
                 FieldProblem(field=name, code="out_of_range", message=message, value=value, allowed=f"1–{high}")
             )
@@ -304,7 +324,8 @@ def _option_problems(request: SubmissionRequest, partition: Partition) -> list[F
     ):
         if chosen not in choices:
             problems.append(invalid_value(field=name, value=chosen, allowed=", ".join(choices)))
-    limit_s = (request.time_limit_minutes or partition.max_time_limit_minutes) * 60
+    longest_minutes = partition.max_time_limit_minutes
+    limit_s = min(request.time_limit_minutes or longest_minutes, longest_minutes) * 60
     if not 0 <= request.checkpoint_lead_s < limit_s:
         problems.append(
             invalid_value(
@@ -336,16 +357,18 @@ def suggest_time_limit_minutes(estimate: EngineEstimate) -> int:
     return max(math.ceil(estimate.duration_p90_s * _TIME_LIMIT_MARGIN / 60), _SHORTEST_TIME_LIMIT_MINUTES)
 
 
-def _time_limit_from(estimate: EngineEstimate, partition: Partition) -> int:
+def _time_limit_from(estimate: EngineEstimate, partition: Partition, *, checkpoint_lead_s: int) -> int:
     minutes = suggest_time_limit_minutes(estimate)
-    if minutes > partition.max_time_limit_minutes:
+    longest = longest_time_limit_minutes(partition, checkpoint_lead_s=checkpoint_lead_s)
+    if minutes > longest:
         message = _(
             "With its margin the run needs a time limit of %(needed)s; partition %(partition)s allows %(allowed)s. "
-            "Use more accelerators or fewer tokens, or set a time limit and resume from a checkpoint."
+            "Use more accelerators or fewer tokens, or let it be signalled before the end: a run that writes a "
+            "checkpoint then is continued in another segment."
         ) % {
             "needed": duration_in_words(minutes * 60),
             "partition": partition.name,
-            "allowed": duration_in_words(partition.max_time_limit_minutes * 60),
+            "allowed": duration_in_words(longest * 60),
         }
         raise InvalidRequest(
             [
@@ -354,7 +377,7 @@ def _time_limit_from(estimate: EngineEstimate, partition: Partition) -> int:
                     code="out_of_range",
                     message=message,
                     value=minutes,
-                    allowed=f"1–{partition.max_time_limit_minutes}",
+                    allowed=f"1–{longest}",
                 )
             ]
         )

@@ -62,6 +62,10 @@ _SMALL_PART: Final = 0.005
 _SMALL_LOSS: Final = 0.001
 
 
+_USUAL_LEAD_S: Final = 300
+"""Long enough for most checkpoints of models up to some 100B parameters."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remark:
     """One piece of advice in words, and the form's fields that taking it would set."""
@@ -158,6 +162,8 @@ def _add_reservation(panel: Panel, *, user: User, at: datetime) -> None:
         panel.problems.extend(error.problems)
         if any(problem.field == "time_limit_minutes" for problem in error.problems):
             panel.remarks.insert(0, _suggest_longest_time(panel.partition))
+            if not request.checkpoint_lead_s:
+                panel.remarks.insert(0, _suggest_chain())
     except RefusedRequest as error:
         panel.refusal = " ".join(problem.message for problem in error.problems)
     else:
@@ -263,6 +269,18 @@ def _changes_for(advice: Advice, estimate: Estimate) -> tuple[dict[str, Any], st
     if advice.code == "try_zero_stage":
         return {"zero_stage": plan.zero_stage + 1}, _("Use ZeRO stage %(stage)s") % {"stage": plan.zero_stage + 1}
     return {}, ""
+
+
+def _suggest_chain() -> Remark:
+    return Remark(
+        severity="info",
+        text=_(
+            "It can run as a chain of jobs, one after the other, if it writes a checkpoint when SIGUSR1 says that its "
+            "time is nearly over."
+        ),
+        changes={"checkpoint_lead_s": _USUAL_LEAD_S},
+        button=_("Run it as a chain"),
+    )
 
 
 def _suggest_longest_time(partition: Partition) -> Remark:

@@ -16,8 +16,8 @@ from django.views.decorators.http import conditional_page, require_POST, require
 from accounts import access
 from accounts.models import User
 from jobs.estimation import presets
-from jobs.models import Job, JobEvent
-from jobs.presentation import describe_event, describe_state
+from jobs.models import Job, JobEvent, JobSegment
+from jobs.presentation import describe_event, describe_segment_end, describe_state
 from jobs.services.cancellation import CancelForbidden, cancel_job
 from jobs.services.estimates import accelerator_title, preset_title
 from jobs.states import IN_SCHEDULER, JobState
@@ -42,6 +42,14 @@ class TimelineEntry:
 
     event: JobEvent
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChainLink:
+    """A segment of a chain with its end in words."""
+
+    segment: JobSegment
+    end: str
 
 
 @login_required
@@ -115,7 +123,8 @@ def _live_context(job: Job, user: User) -> dict[str, Any]:
         "comparison": estimate.result if estimate else None,
         "timeline": [TimelineEntry(event, describe_event(event)) for event in events],
         "segments": segments,
-        "node_names": [name for segment in segments for name in segment.nodes],
+        "chain": [ChainLink(segment, describe_segment_end(segment)) for segment in segments] if job.is_chain else [],
+        "node_names": list(dict.fromkeys(name for segment in segments for name in segment.nodes)),
         "shortfall_s": sum(usage.shortfall_s for usage in usages),
         "max_rss_bytes": max(peaks, default=None),
         # On a partition of CPU cores, host memory is the memory that was estimated.

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
+from itertools import chain
 from typing import Final
 
 from django.contrib.auth.decorators import login_required
@@ -13,7 +14,7 @@ from django.views.decorators.http import require_GET
 from jobs.backends.base import OutputChunk, SchedulerUnavailable
 from jobs.models import Job
 from jobs.services.log_text import decode_chunk
-from jobs.services.output import MAX_CHUNK_BYTES, read_log, read_metrics
+from jobs.services.output import MAX_CHUNK_BYTES, locate, read_log, read_metrics
 
 _LOG_CHUNK_BYTES: Final = 64 * 1024
 _MOST_POINTS: Final = 1000
@@ -25,7 +26,7 @@ _MAX_OFFSET: Final = 2**62
 @login_required
 @require_GET
 def job_log(request: HttpRequest, job_id: uuid.UUID) -> JsonResponse:
-    """A piece of a log from `?offset=` on; negative: that many bytes before the end.
+    """A piece of a log from `?offset=` on; negative: that many bytes before the end. Segments follow each other.
 
     `text` never ends within a character: its last bytes come with the next piece. `is_complete` says that nothing
     will follow.
@@ -33,22 +34,28 @@ def job_log(request: HttpRequest, job_id: uuid.UUID) -> JsonResponse:
     job = get_object_or_404(Job.objects.visible_to(request.user), pk=job_id)
     offset = _read_offset(request)
     try:
-        chunk = read_log(job, offset, limit=_LOG_CHUNK_BYTES)
+        position = locate(job, offset)
+        chunk = read_log(job, position.offset, limit=_LOG_CHUNK_BYTES, segment_number=position.segment_number)
     except SchedulerUnavailable:
         words = _("The cluster doesn't answer; the log goes on when it does.")
         return JsonResponse({"text": "", "next_offset": offset, "is_complete": False, "message": words})
+    if chunk is None and not position.is_in_newest:
+        return JsonResponse(
+            {"text": "", "next_offset": position.next_segment, "is_complete": False, "has_more": True, "message": ""}
+        )
     if chunk is None:
         words = _("The job wrote nothing here.") if not job.is_live else _("The job has written nothing yet.")
         return JsonResponse({"text": "", "next_offset": offset, "is_complete": not job.is_live, "message": words})
-    is_complete = chunk.is_end and not job.is_live
+    has_next = chunk.is_end and not position.is_in_newest
+    is_complete = chunk.is_end and not job.is_live and not has_next
     is_tail = offset < 0 and chunk.offset > 0
-    decoded = decode_chunk(chunk, is_tail=is_tail, is_complete=not job.is_live)
+    decoded = decode_chunk(chunk, is_tail=is_tail, is_complete=not job.is_live or not position.is_in_newest)
     return JsonResponse(
         {
             "text": _from_line_start(decoded.text) if is_tail else decoded.text,
-            "next_offset": decoded.next_offset,
+            "next_offset": position.next_segment if has_next else position.at(decoded.next_offset),
             "is_complete": is_complete,
-            "has_more": not chunk.is_end,
+            "has_more": not chunk.is_end or has_next,
             "is_tail": is_tail,
             "message": "",
         }
@@ -64,26 +71,25 @@ def _from_line_start(text: str) -> str:
 @login_required
 @require_GET
 def job_log_download(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse | StreamingHttpResponse:
-    """A whole log as a text file."""
+    """A whole log as a text file: those of all segments, one after the other."""
     job = get_object_or_404(Job.objects.visible_to(request.user), pk=job_id)
     headers = {"Content-Disposition": f'attachment; filename="{job.pk}.log"'}
     try:
-        first = read_log(job, 0, limit=MAX_CHUNK_BYTES)
+        newest = locate(job, 0).newest_segment_number
+        pieces = [read_log(job, 0, limit=MAX_CHUNK_BYTES, segment_number=number) for number in range(1, newest + 1)]
     except SchedulerUnavailable:
         words = _("The cluster doesn't answer; try again later.")
         return HttpResponse(words, status=503, content_type="text/plain; charset=utf-8")
-    if first is None:
-        return HttpResponse(b"", content_type="text/plain; charset=utf-8", headers=headers)
-    chunks = _read_on(job, first)
-    return StreamingHttpResponse(chunks, content_type="text/plain; charset=utf-8", headers=headers)
+    chunks = [_read_on(job, piece, number) for number, piece in enumerate(pieces, start=1) if piece is not None]
+    return StreamingHttpResponse(chain.from_iterable(chunks), content_type="text/plain; charset=utf-8", headers=headers)
 
 
-def _read_on(job: Job, chunk: OutputChunk) -> Iterator[bytes]:
+def _read_on(job: Job, chunk: OutputChunk, segment_number: int) -> Iterator[bytes]:
     """Chunk after chunk up to what was the end when the download began."""
     size = chunk.size
     yield chunk.data
     while chunk.next_offset < size and chunk.data:
-        following = read_log(job, chunk.next_offset, limit=MAX_CHUNK_BYTES)
+        following = read_log(job, chunk.next_offset, limit=MAX_CHUNK_BYTES, segment_number=segment_number)
         if following is None:
             return
         chunk = following

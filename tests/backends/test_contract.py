@@ -181,6 +181,25 @@ def test_a_running_job_is_cancelled(harness: BackendHarness) -> None:
     assert status.started_at is not None
 
 
+def test_a_job_that_has_the_id_but_another_key_is_left_alone(harness: BackendHarness) -> None:
+    native_id = harness.submit(Behaviour(runs_s=3, output="mine"))
+    key = harness.wait(native_id, is_running).key
+    harness.backend.cancel(native_id, key="somebody-elses-1")
+    assert harness.backend.read_log(native_id, 0, key="somebody-elses-1") is None
+    assert harness.wait(native_id).state is JobState.COMPLETED
+    chunk = harness.backend.read_log(native_id, 0, key=key)
+    assert chunk is not None
+    assert chunk.data == b"mine"
+
+
+def test_a_job_is_cancelled_by_id_and_key(harness: BackendHarness) -> None:
+    spec = harness.make_spec()
+    native_id = harness.backend.submit(spec, key=spec.key)
+    harness.wait(native_id, is_running)
+    harness.backend.cancel(native_id, key=spec.key)
+    assert harness.wait(native_id).state is JobState.CANCELLED
+
+
 def test_cancelling_an_ended_job_changes_nothing(harness: BackendHarness) -> None:
     native_id = harness.submit(Behaviour())
     before = harness.wait(native_id)

@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.models import Policy
-from jobs.models import Job
+from jobs.models import Job, JobSegment
 from jobs.services import admission, dispatch, launching
 from jobs.states import JobState
 from tests.benchmarks.measure import latency_row, print_table, read_size
@@ -35,7 +35,8 @@ def run() -> None:
             calls=jobs // BATCH,
             jobs_per_call=BATCH,
         )
-        specs = [launching.build_job_spec(job, segment_number=1) for job in Job.objects.filter(state=JobState.QUEUED)]
+        queued = Job.objects.filter(state=JobState.QUEUED)
+        specs = [launching.build_job_spec(job, JobSegment(job=job, number=1)) for job in queued]
         strangers = iter([replace(spec, key=f"alone-{spec.key}") for spec in specs])
 
         def submit_alone(specs: object = strangers) -> None:

@@ -82,7 +82,7 @@ def _fill(backend: DummyBackend, template: Job, jobs: int) -> None:
         where={"id": template.pk},
         changes={"id": "gen_random_uuid()", "name": "'copy-' || n"},
     )
-    spec = launching.build_job_spec(template, segment_number=1)
+    spec = launching.build_job_spec(template, template.segments.get())
     others = list(Job.objects.exclude(pk=template.pk).values_list("pk", flat=True))
     native_ids = [_submit(backend, job_id, spec) for job_id in others]
     status = backend.poll(native_ids)

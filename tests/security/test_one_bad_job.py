@@ -38,14 +38,14 @@ def test_any_number_of_jobs_that_can_not_be_admitted_keeps_no_other_from_it(
 ) -> None:
     bad = [centre.submit(name="bad") for _ in range(4)]
     good = centre.submit()
-    render = admission.launching.render
+    render = admission.launching.render_first
 
     def fail(job: Job, **kwargs: Any) -> Any:
         if job.name == "bad":
             raise RuntimeError("broken")
         return render(job, **kwargs)
 
-    monkeypatch.setattr(admission.launching, "render", fail)
+    monkeypatch.setattr(admission.launching, "render_first", fail)
     assert admission.admit_submitted_jobs(at=centre.now(), limit=2) == 1
     assert state_of(good) == JobState.QUEUED
     assert {state_of(job) for job in bad} == {JobState.SUBMITTED}

@@ -143,7 +143,7 @@ class LocalBackend(SchedulerBackend):
             for row in found
         ]
 
-    def cancel(self, native_id: str) -> None:
+    def cancel(self, native_id: str, *, key: str = "") -> None:
         job_id = _read_id(native_id)
         if job_id is None:
             return
@@ -151,13 +151,14 @@ class LocalBackend(SchedulerBackend):
         with store.write() as connection:
             connection.execute(
                 "UPDATE jobs SET state = 'CANCELLED', reason = 'Cancelled', ended_at = ?, exit_code = 0"
-                " WHERE id = ? AND state = 'PENDING'",
-                (rows.read_clock(), job_id),
+                " WHERE id = ? AND ? IN ('', key) AND state = 'PENDING'",
+                (rows.read_clock(), job_id, key),
             )
             supervised = connection.execute(
-                "UPDATE jobs SET cancel_requested = 1 WHERE id = ? AND state IN ('RUNNING', 'COMPLETING')"
+                "UPDATE jobs SET cancel_requested = 1"
+                " WHERE id = ? AND ? IN ('', key) AND state IN ('RUNNING', 'COMPLETING')"
                 " RETURNING supervisor_pid, supervisor_start_ticks, supervisor_boot_id",
-                (job_id,),
+                (job_id, key),
             ).fetchone()
         if supervised is not None:
             try:
@@ -226,7 +227,7 @@ class LocalBackend(SchedulerBackend):
         return next((_to_datetime(item.starts_at) for item in plan if item.job_id == job_id), None)
 
     def read_log(
-        self, native_id: str, offset: int, *, limit: int = 65536, file: OutputFile = "stdout"
+        self, native_id: str, offset: int, *, key: str = "", limit: int = 65536, file: OutputFile = "stdout"
     ) -> OutputChunk | None:
         job_id = _read_id(native_id)
         file_name = _FILE_NAMES.get(file)
@@ -234,7 +235,7 @@ class LocalBackend(SchedulerBackend):
             return None
         with self._open().read() as connection:
             row = connection.execute("SELECT key, job_uid FROM jobs WHERE id = ?", (job_id,)).fetchone()
-        if row is None or row["job_uid"] is None:
+        if row is None or row["job_uid"] is None or key not in ("", row["key"]):
             return None
         try:
             descriptor = self._open_output(row["key"], file_name)

@@ -247,12 +247,12 @@ class SlurmBackend(SchedulerBackend):
                 groups[run.job_id, key].append(run)
         return dict(groups)
 
-    def cancel(self, native_id: str) -> None:
+    def cancel(self, native_id: str, *, key: str = "") -> None:
         job_id = _read_id(native_id)
         if job_id is None:
             return
         found = self._look_up({job_id}).get(job_id)
-        if found is not None and not is_end(found[0].state):
+        if found is not None and key in ("", found[1]) and not is_end(found[0].state):
             self._client.cancel(job_id, user=found[0].user)
 
     def partitions(self) -> list[PartitionInfo]:
@@ -273,9 +273,9 @@ class SlurmBackend(SchedulerBackend):
         return found[0].started_at
 
     def read_log(
-        self, native_id: str, offset: int, *, limit: int = 65536, file: OutputFile = "stdout", key: str = ""
+        self, native_id: str, offset: int, *, key: str = "", limit: int = 65536, file: OutputFile = "stdout"
     ) -> OutputChunk | None:
-        """As the contract says. With `key` nothing is asked of Slurm, and an id that was used again misleads nobody."""
+        """As the contract says. With `key` nothing is asked of Slurm if the job was handed over from here."""
         name = _FILE_NAMES.get(file)
         job_id = _read_id(native_id)
         if name is None or job_id is None:
@@ -284,10 +284,10 @@ class SlurmBackend(SchedulerBackend):
         if attempt is not None:
             return self._directories.read_output(key, name, offset, limit=limit, user=attempt.user)
         found = self._look_up_for_reading(job_id)
-        if found is None:
+        if found is None or key not in ("", found[1]):
             return None
-        job, key = found
-        return self._directories.read_output(key, name, offset, limit=limit, user=job.user)
+        job, own_key = found
+        return self._directories.read_output(own_key, name, offset, limit=limit, user=job.user)
 
     def _look_up_for_reading(self, job_id: int) -> tuple[SlurmJob, str] | None:
         now = self._clock()

@@ -134,6 +134,8 @@ def add_up_runs(runs: Sequence[SlurmJob], *, key: str, devices: int) -> UsageRow
         elapsed_s=sum(run.elapsed_s for run in runs),
         started_at=min(starts, default=None),
         ended_at=last.ended_at,
+        exit_code=last.exit_code,
+        exit_signal=last.exit_signal,
         max_rss_bytes=max(sizes, default=None),
         cpu_s=sum(times) if times else None,
     )

@@ -34,6 +34,7 @@ from tests.integration.slurm.packages import missing_programs
 MARKER: Final = "PORTAL_SLURM_LAB"
 """Environment variable of every process of a lab: its directory. Whatever carries it belongs to that lab."""
 
+CHECKOUT: Final = Path(__file__).resolve().parents[3]
 _BASE: Final = Path(tempfile.gettempdir())
 _PREFIX: Final = "portal-slurm-"
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -93,6 +94,11 @@ class SlurmLab:
         groups = tuple(NodeGroup(**group) for group in stored["groups"])
         return cls(Layout(file.parent, groups, stored["ports"]))
 
+    @property
+    def name(self) -> str:
+        """By which `open` finds it."""
+        return self.layout.root.name.removeprefix(_PREFIX)
+
     # Commands
 
     @property
@@ -139,6 +145,16 @@ class SlurmLab:
         """Start one daemon and wait until it answers: slurmctld, slurmdbd, slurmrestd, munged, mariadbd, or a node."""
         self._spawn(name)
         self._wait_for(name)
+
+    def start_missing(self) -> None:
+        """Start every daemon that doesn't run, on the state that is there."""
+        missing = [name for name in self.daemons if self.process(name) is None]
+        for name in missing:
+            self._spawn(name)
+            if name not in self.layout.node_names:
+                self._wait_for(name)
+        if missing:
+            self.wait_for_nodes()
 
     def stop(self, name: str, *, signal_number: int = signal.SIGTERM) -> None:
         """End one daemon by its process id and wait until it is gone."""

@@ -1,0 +1,72 @@
+"""Segments of which a scheduler knows nothing, neither in its queue nor in its accounting.
+
+A controller that dies within a second of its answer forgets what it had accepted. A segment that never started is
+given to it again, under the same key; one that was seen running is an alarm (LOST) for people to look at: its
+processes may still be there.
+"""
+
+import logging
+from datetime import datetime, timedelta
+from typing import Final
+
+from django.db import transaction
+
+from jobs.backends.base import SchedulerBackend
+from jobs.models import Job, JobSegment
+from jobs.services.lifecycle import StaleJob, transition
+from jobs.states import JobState
+
+logger = logging.getLogger(__name__)
+
+MAX_RESUBMISSIONS: Final = 3
+"""A scheduler that forgets a job more often needs an administrator."""
+
+
+def handle_missing(segment: JobSegment, backend: SchedulerBackend, *, at: datetime, lost_after_s: int) -> bool:
+    """Note that the scheduler doesn't know a segment; once it has been missing for long, act on it.
+
+    Returns whether the job changed its state.
+
+    Raises:
+        SchedulerUnavailable: it can't be asked for the key now.
+    """
+    job = segment.job
+    if job.missing_since_at is None:
+        Job.objects.filter(pk=job.pk, state=job.state).update(missing_since_at=at)
+        return False
+    if at - job.missing_since_at < timedelta(seconds=lost_after_s):
+        return False
+    has_started = segment.started_at is not None or job.state in (JobState.RUNNING, JobState.COMPLETING)
+    try:
+        if has_started or segment.resubmissions >= MAX_RESUBMISSIONS:
+            return _declare_lost(job, at=at)
+        return _find_or_resubmit(segment, backend, at=at)
+    except StaleJob:
+        return False
+
+
+def _declare_lost(job: Job, *, at: datetime) -> bool:
+    if job.state == JobState.LOST:
+        return False
+    transition(job, JobState.LOST, at=at, reason="lost")
+    logger.error("job %s is lost: neither queue nor accounting of its cluster knows it", job.pk)
+    return True
+
+
+def _find_or_resubmit(segment: JobSegment, backend: SchedulerBackend, *, at: datetime) -> bool:
+    """The id may have gone to another job while ours has a new one; only a key that is nowhere is submitted again."""
+    native_id = backend.find(segment.key)
+    if native_id == segment.native_id:
+        return False  # it is there after all: the next poll says how it stands
+    job = segment.job
+    with transaction.atomic():
+        if native_id is not None:
+            JobSegment.objects.filter(pk=segment.pk).update(native_id=native_id)
+            Job.objects.filter(pk=job.pk, state=job.state).update(missing_since_at=None)
+            return False
+        transition(job, JobState.QUEUED, at=at, reason="forgotten", missing_since_at=None, expected_start_at=None)
+        JobSegment.objects.filter(pk=segment.pk).update(
+            native_id="", accepted_at=None, resubmissions=segment.resubmissions + 1
+        )
+    logger.warning("job %s was forgotten by its cluster before it started; it is submitted again", job.pk)
+    return True

@@ -1,0 +1,183 @@
+"""Three witnesses beside each other: Slurm's queue and accounting, the marks that jobs left, and the portal."""
+
+import tomllib
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from jobs.states import TERMINAL
+from tests.chaos.clients import Wish
+from tests.chaos.kills import Kill
+from tests.integration.slurm.lab import SlurmLab
+
+_COLUMNS: Final = ("JobIDRaw", "State", "Submit", "Start", "ElapsedRaw", "AllocTRES", "NodeList", "WorkDir")
+_BLAME_S: Final = 5.0
+"""For so long after its death, and before it for a second, a controller may be why Slurm lost or failed a job."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of one Slurm job, from accounting. Times are seconds since the epoch, None if there is none."""
+
+    job_id: str
+    state: str
+    submitted_at: float | None
+    started_at: float | None
+    elapsed_s: int
+    devices: int
+    has_nodes: bool
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state not in {"PENDING", "RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING"}
+
+    @property
+    def was_refused(self) -> bool:
+        """The trace of a submission that Slurm answered with an error."""
+        return self.state == "FAILED" and not self.has_nodes
+
+
+def jobs_directories(schedulers_file: Path) -> set[Path]:
+    """Where the jobs of a portal's clusters work: what Slurm has outside is another portal's."""
+    clusters = tomllib.loads(schedulers_file.read_text())
+    return {Path(cluster["OPTIONS"]["JOBS_DIRECTORY"]) for cluster in clusters.values()}
+
+
+def read_accounting(lab: SlurmLab, roots: Collection[Path]) -> dict[str, list[Run]]:
+    """Every run that accounting has, by key: the name of the working directory."""
+    text = lab.run(
+        *("env", "SLURM_TIME_FORMAT=%s", "sacct", "--allocations", "--duplicates", "--allusers", "--noheader"),
+        *("--parsable2", "--starttime=now-1days", "--endtime=now", f"--format={','.join(_COLUMNS)}"),
+    )
+    runs: dict[str, list[Run]] = defaultdict(list)
+    for line in text.splitlines():
+        job_id, state, submit, start, elapsed, tres, nodes, directory = line.split("|")
+        counts = dict(item.split("=") for item in tres.split(",") if item)
+        run = Run(
+            job_id=job_id,
+            state=state.split(" ")[0],
+            submitted_at=_read_time(submit),
+            started_at=_read_time(start),
+            elapsed_s=int(elapsed or 0),
+            devices=int(counts.get("gres/gpu", 0)),
+            has_nodes=nodes not in ("", "None assigned"),
+        )
+        if Path(directory).parent in roots:
+            runs[Path(directory).name].append(run)
+    return runs
+
+
+def read_queue(lab: SlurmLab, roots: Collection[Path]) -> dict[str, list[tuple[str, str]]]:
+    """What the controller has in memory: ids and states by key."""
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for line in lab.run("squeue", "--noheader", "--all", "--states=all", "--format=%A|%T|%N|%Z").splitlines():
+        job_id, state, nodes, directory = line.split("|")
+        if Path(directory).parent in roots and (state != "FAILED" or nodes):
+            found[Path(directory).name].append((job_id, state))
+    return found
+
+
+def _read_time(text: str) -> float | None:
+    return float(text) if text.isdigit() else None
+
+
+@dataclass
+class Audit:
+    """What was found, and what must not be."""
+
+    lab: SlurmLab
+    roots: Collection[Path]
+    marks: Counter[str]
+    jobs: Mapping[str, dict[str, Any]]
+    wishes: list[Wish]
+    kills: list[Kill]
+
+    def __post_init__(self) -> None:
+        self.problems: list[str] = []
+        self.seen: Counter[str] = Counter()
+        """Things that Slurm itself does when its controller dies, and that are no fault of the portal's."""
+
+    def check(self) -> None:
+        """Fill `problems` and `seen`."""
+        accounting, queue = read_accounting(self.lab, self.roots), read_queue(self.lab, self.roots)
+        keys = {f"{job_id}-1": job for job_id, job in self.jobs.items()}
+        for key, job in keys.items():
+            self._check_job(key, job, accounting.get(key, []), queue.get(key, []))
+        self._check_wishes()
+        for key, count in self.marks.items():
+            if key not in keys:
+                self.problems.append(f"{key} ran {count} times, and is no job of the portal's")
+        for key in (accounting.keys() | queue.keys()) - keys.keys():
+            self.problems.append(f"Slurm has {key!r}, which is no job of the portal's")
+
+    def _check_wishes(self) -> None:
+        names = Counter(job["name"] for job in self.jobs.values())
+        self.problems += [f"{name}: {count} jobs for one idempotency key" for name, count in names.items() if count > 1]
+        for wish in self.wishes:
+            if wish.problem:
+                self.problems.append(f"{wish.name}: {wish.problem}")
+            elif wish.job_id and wish.job_id not in self.jobs:
+                self.problems.append(f"{wish.name}: {wish.job_id} was accepted and is not there")
+            elif not wish.job_id and wish.name in names:
+                self.seen["the client never heard of its job, which ran"] += 1
+            elif not wish.job_id and not wish.gives_up:
+                self.problems.append(f"{wish.name}: its client neither has a job nor gave up")
+
+    def _check_job(self, key: str, job: dict[str, Any], runs: list[Run], queued: list[tuple[str, str]]) -> None:
+        wish = next(wish for wish in self.wishes if wish.name == job["name"])
+        where = f"{job['name']} ({key}, {wish.cluster})"
+        if job["state"] not in TERMINAL or job["charged_s"] is None:
+            self.problems.append(f"{where} is stuck: {job['state']} {job['reason']}, charged {job['charged_s']}")
+            return
+        known = {job_id for job_id, _ in queued}
+        real = [run for run in runs if not run.was_refused and (run.has_ended or run.job_id in known)]
+        self._blame_for_loss(where, [run for run in runs if not run.was_refused and run not in real])
+        ids = {run.job_id for run in real} | known
+        if len(ids) != 1:
+            self.problems.append(f"{where} is {len(ids)} jobs of Slurm's: {sorted(ids)}, {runs}")
+            return
+        if len(real) > 1:
+            self.seen["requeued by Slurm"] += 1
+        self._check_outcome(where, key, job, wish, real)
+        charge_s = sum(run.elapsed_s for run in real) * wish.devices
+        if job["charged_s"] != charge_s:
+            self.problems.append(f"{where} was charged {job['charged_s']} s; accounting says {charge_s} s: {real}")
+        if any(run.devices != wish.devices for run in real if run.elapsed_s):
+            self.problems.append(f"{where} had other devices than {wish.devices}: {real}")
+
+    def _check_outcome(self, where: str, key: str, job: dict[str, Any], wish: Wish, real: list[Run]) -> None:
+        expected = "FAILED" if wish.exit_code else "COMPLETED"
+        last = real[-1].state if real else "nothing"
+        marks = self.marks[key]
+        if job["state"] != last:
+            self.problems.append(f"{where} is {job['state']} in the portal and {last} in accounting")
+        elif last == expected and marks != 1 and not 1 <= marks <= len(real):
+            self.problems.append(f"{where} ran {marks} times: {real}")
+        elif last == "FAILED" and wish.exit_code and marks == 0:
+            self.problems.append(f"{where} never ran: {real}")
+        elif last != expected:
+            began = [run.started_at for run in real if run.started_at is not None]
+            if marks > len(real) or not self._was_controller_killed(near=began):
+                self.problems.append(f"{where} ended as {last} instead of {expected}, after {marks} marks: {real}")
+            else:
+                self.seen[f"Slurm ended a job as {last} whose start its controller's death met"] += 1
+
+    def _blame_for_loss(self, where: str, lost: Iterable[Run]) -> None:
+        for run in lost:
+            if self._was_controller_killed(near=[run.submitted_at or 0.0]):
+                self.seen["acknowledged by Slurm, lost with its controller, and submitted again"] += 1
+            else:
+                self.problems.append(
+                    f"{where}: accounting has an unfinished job that the controller doesn't know: {run}"
+                )
+
+    def _was_controller_killed(self, *, near: Iterable[float]) -> bool:
+        kills = [kill.at for kill in self.kills if kill.kind.startswith("slurmctld")]
+        return any(-1.0 <= kill - moment <= _BLAME_S for moment in near for kill in kills)
+
+
+def read_marks(file: Path) -> Counter[str]:
+    """How often each job's script really ran, by key."""
+    return Counter(line.split()[0] for line in file.read_text().splitlines())
