@@ -215,10 +215,11 @@ def test_a_portal_that_is_not_root_reads_output_as_its_owner(slurm: SlurmHarness
     native_id = slurm.submit_script("printf 0123456789")
     key = slurm.wait(native_id).key
     uid = pwd.getpwnam(ALICE).pw_uid
-    read = slurm.backend._directories._read_as
-    assert read(ALICE, uid, key, "stdout.log", -4, 3) == (6, 10, b"678")
-    assert read(ALICE, uid, key, "metrics.jsonl", 0, 10) is None
-    assert read(BOB, uid, key, "stdout.log", 0, 10) is None
+    path = slurm.backend._directories.path_of(key)
+    read = slurm.backend._directories.files.read_as
+    assert read(ALICE, uid, path, "stdout.log", -4, 3) == (6, 10, b"678")
+    assert read(ALICE, uid, path, "metrics.jsonl", 0, 10) is None
+    assert read(BOB, uid, path, "stdout.log", 0, 10) is None
 
 
 def test_an_operators_acts_are_seen(slurm: SlurmHarness) -> None:

@@ -211,19 +211,20 @@ class SlurmBackend(SchedulerBackend):
         return found
 
     def _keep_own(self, jobs: Iterable[SlurmJob]) -> dict[int, tuple[SlurmJob, str]]:
+        keyed = [(job, key) for job in jobs if (key := job.key_under(self._directories.root))]
+        attempts = self._directories.owners_of({key for _, key in keyed})
         own = {}
-        for job in jobs:
-            key = job.key_under(self._directories.root)
-            attempt = self._directories.owner_of(key) if key else None
+        for job, key in keyed:
+            attempt = attempts.get(key)
             # Somebody else may name the directory of a job; only its owner's job is it.
-            if key and (attempt is None or attempt.user == job.user):
+            if attempt is None or attempt.user == job.user:
                 own[job.job_id] = (job, key)
         return own
 
     def usage(self, since: datetime) -> list[UsageRow]:
         runs_of = self._group_runs(self._client.list_accounting(since=since))
-        attempts = {key: self._directories.owner_of(key) for _, key in runs_of}
-        first_tries = [attempt.first_tried_at for attempt in attempts.values() if attempt is not None]
+        attempts = self._directories.owners_of({key for _, key in runs_of})
+        first_tries = [attempt.first_tried_at for attempt in attempts.values()]
         if runs_of and min(first_tries, default=since) < since:
             # A run before the last one may have ended before `since`; it is to be paid for as well.
             runs_of = self._group_runs(self._client.list_accounting(job_ids={job_id for job_id, _ in runs_of}))

@@ -15,6 +15,7 @@ from jobs.backends.slurm.errors import UNSPECIFIED, DuplicateSubmission, is_dupl
 from jobs.backends.slurm.options import CliOptions, read_cli_options
 from jobs.backends.slurm.processes import CommandResult
 from jobs.backends.slurm.records import COMMENT_PREFIX, SlurmJob
+from jobs.backends.slurm.ssh import SshRunner
 from jobs.backends.slurm.states import is_end, read_exit_status, read_wait_status
 from jobs.backends.slurm.text import (
     read_duration_s,
@@ -53,7 +54,7 @@ _FORECAST: Final = re.compile(r"^sbatch: Job [0-9]+ to start at ([0-9]{1,12}) ",
 
 
 class SlurmCliBackend(SlurmBackend):
-    """Slurm by its command line, on a machine that is a submit host. See `CliOptions` for its OPTIONS."""
+    """Slurm by its command line, on this machine or by ssh on another. See `CliOptions` for its OPTIONS."""
 
     _options: CliOptions
 
@@ -65,6 +66,18 @@ class SlurmCliBackend(SlurmBackend):
         if self._options.slurm_conf:
             environment["SLURM_CONF"] = self._options.slurm_conf
         return environment
+
+    def _make_runner(self) -> CommandRunner:
+        options = self._options
+        if options.ssh is None:
+            return super()._make_runner()
+        return SshRunner(
+            options.ssh,
+            run_as=options.run_as,
+            environment=self._environment(),
+            timeout_s=options.timeout_s,
+            min_uid=options.min_uid,
+        )
 
     def _make_client(self) -> "CliClient":
         return CliClient(self._runner)

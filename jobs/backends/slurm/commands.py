@@ -3,7 +3,7 @@
 import os
 import pwd
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 from jobs.backends.base import SchedulerUnavailable, SubmissionRejected
 from jobs.backends.slurm.processes import CommandResult, run_to_end
@@ -14,6 +14,9 @@ _SYSTEM_USERS: Final = frozenset({"root", "slurm", "munge", "mysql", "nobody"})
 
 class CommandRunner:
     """Runs commands as the portal's own user, or as a researcher by way of RUN_AS."""
+
+    is_local: ClassVar[bool] = True
+    """Whether they run on this machine, whose files they then share."""
 
     def __init__(
         self, *, run_as: tuple[str, ...] | None, environment: Mapping[str, str], timeout_s: float, min_uid: int
@@ -31,13 +34,23 @@ class CommandRunner:
         """
         if not name:
             raise SubmissionRejected("The job's owner has no Unix account on this cluster.")
-        try:
-            account = pwd.getpwnam(name)
-        except KeyError:
-            raise SubmissionRejected(f"There is no Unix account {name!r} on this cluster.") from None
+        account = self._look_up(name)
+        if account is None:
+            raise SubmissionRejected(f"There is no Unix account {name!r} on this cluster.")
         if account.pw_uid < self._min_uid or name in _SYSTEM_USERS:
             raise SubmissionRejected(f"The Unix account {name!r} is the system's: no job may run as it.")
         return account
+
+    def uid_of(self, name: str) -> int | None:
+        """The number of a Unix account; None if there is none. Raises SchedulerUnavailable."""
+        account = self._look_up(name)
+        return None if account is None else account.pw_uid
+
+    def _look_up(self, name: str) -> pwd.struct_passwd | None:
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            return None
 
     def run(self, command: Sequence[str], *, user: str = "", input: bytes = b"") -> CommandResult:
         """Run a command and wait for its end; as the portal's own user unless `user` is given.

@@ -24,12 +24,14 @@ from tests.integration.slurm.layout import (
     ALICE,
     CAPPED_DEVICES,
     CAPPED_QOS,
+    PORTAL_USER,
     REST_USER,
     UNIX_USERS,
     Layout,
     NodeGroup,
 )
 from tests.integration.slurm.packages import missing_programs
+from tests.integration.slurm.submit_host import SUDOERS, write_ssh_configuration, write_sudo_rule
 
 MARKER: Final = "PORTAL_SLURM_LAB"
 """Environment variable of every process of a lab: its directory. Whatever carries it belongs to that lab."""
@@ -160,6 +162,8 @@ class SlurmLab:
         """End one daemon by its process id and wait until it is gone."""
         process = self.process(name)
         if process is not None:
+            if name == "sshd":
+                _end(process.children(recursive=True))  # connections outlive the listener
             process.send_signal(signal_number)
             if signal_number == signal.SIGTERM:
                 _end([process])
@@ -192,7 +196,7 @@ class SlurmLab:
 
     @property
     def daemons(self) -> list[str]:
-        return ["munged", "mariadbd", "slurmdbd", "slurmctld", *self.layout.node_names, "slurmrestd"]
+        return ["munged", "mariadbd", "slurmdbd", "slurmctld", *self.layout.node_names, "slurmrestd", "sshd"]
 
     def stop_processes(self) -> None:
         """End all jobs and daemons of this lab: whatever carries its marker, and their job scripts."""
@@ -218,6 +222,7 @@ class SlurmLab:
     def _start_all(self) -> None:
         _make_users()
         write_configuration(self.layout)
+        write_ssh_configuration(self.layout)
         self._write_processes({})
         self._spawn("munged")
         _run_quietly(
@@ -239,6 +244,7 @@ class SlurmLab:
             (self.layout.root / "spool" / name).mkdir()
             self._spawn(name)
         self._spawn("slurmrestd")
+        self.start("sshd")
         self._wait_for("slurmctld")
         self._wait_for("slurmrestd")
         self.wait_for_nodes()
@@ -312,6 +318,9 @@ class SlurmLab:
             options = ["-a", "rest_auth/jwt", "-s", "openapi/v0.0.38,openapi/dbv0.0.38", "-t", "8"]
             address = f"127.0.0.1:{layout.ports['slurmrestd']}"
             return ["slurmrestd", "-f", str(layout.slurm_conf), *options, address], REST_USER, {"SLURM_JWT": "daemon"}
+        if name == "sshd":
+            # It starts itself anew for each connection, by its whole name.
+            return ["/usr/sbin/sshd", "-D", "-e", "-f", str(layout.ssh / "sshd_config")], "root", {}
         return ["slurmd", "-D", "-N", name], "root", {}
 
     def _wait_for(self, name: str) -> None:
@@ -321,6 +330,7 @@ class SlurmLab:
             "slurmdbd": lambda: self._answers("sacctmgr", "--noheader", "show", "cluster"),
             "slurmctld": lambda: self._answers("scontrol", "ping"),
             "slurmrestd": lambda: _is_listening(self.layout.ports["slurmrestd"]),
+            "sshd": lambda: _is_listening(self.layout.ports["sshd"]),
         }
         check = checks.get(name)
         if check is None:  # a slurmd
@@ -374,6 +384,7 @@ def remove_lab(root: Path) -> None:
                         _run_quietly("userdel", user.pw_name)
                     except LabError as error:  # a process of theirs is just ending: the next lab uses or removes them
                         logger.warning("%s", error)
+            SUDOERS.unlink(missing_ok=True)
 
 
 def _make_users() -> None:
@@ -383,6 +394,9 @@ def _make_users() -> None:
             if name not in known:
                 home = ["--no-create-home", "--home-dir", "/nonexistent", "--user-group"]
                 _run_quietly("useradd", *home, "--shell", "/bin/bash", "--comment", _USER_COMMENT, name)
+        # Sshd lets nobody in whose password is locked. No password is "*".
+        _run_quietly("usermod", "--password", "*", PORTAL_USER)
+        write_sudo_rule()
 
 
 @contextmanager
@@ -412,16 +426,21 @@ def _is_listening(port: int) -> bool:
 
 
 def _find_processes(root: Path) -> list[psutil.Process]:
-    """Daemons by their marker; scripts of jobs, which have a clean environment, by what Slurm puts into it."""
+    """Daemons by their marker; scripts of jobs, which have a clean environment, by what Slurm puts into it.
+
+    Sshd writes its state over its environment, so it and its connections are found by their command line.
+    """
     wanted = {MARKER: str(root), "SLURM_CONF": str(root / "etc" / "slurm.conf")}
     found = []
     for process in psutil.process_iter():
         try:
-            environment = process.environ()
+            environment, command = process.environ(), process.cmdline()
         except (psutil.Error, OSError):
             continue
         if process.pid != os.getpid() and any(environment.get(name) == value for name, value in wanted.items()):
             found.append(process)
+        elif any(f"{root}/ssh/sshd_config" in word for word in command):
+            found += [*process.children(recursive=True), process]
     return found
 
 

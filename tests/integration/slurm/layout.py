@@ -113,6 +113,11 @@ class Layout:
         return self.root / "tokens"
 
     @property
+    def ssh(self) -> Path:
+        """Keys and configuration of the ssh server that makes this machine a submit host."""
+        return self.root / "ssh"
+
+    @property
     def rest_url(self) -> str:
         return f"http://127.0.0.1:{self.ports['slurmrestd']}"
 
@@ -122,7 +127,7 @@ class Layout:
 
     def with_free_ports(self) -> "Layout":
         """The same with a free port for each daemon."""
-        names = ["slurmctld", "slurmdbd", "slurmrestd", *self.node_names]
+        names = ["slurmctld", "slurmdbd", "slurmrestd", "sshd", *self.node_names]
         sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
         ports = {name: server.getsockname()[1] for name, server in zip(names, sockets, strict=True)}
         for server in sockets:
