@@ -187,6 +187,18 @@ class SlurmSshHarness(SlurmHarness):
         ({"SSH": {"HOST": "submit", "USER": "portal", "KEY_FILE": "/k k", "KNOWN_HOSTS": "/h"}}, "KEY_FILE"),
         ({"SSH": {"HOST": "submit", "USER": "portal", "PORT": 0}}, "PORT"),
         ({"SSH": {"HOST": "submit", "PASSWORD": "x"}}, "PASSWORD"),
+        (
+            {
+                "SSH": {
+                    "HOST": "submit",
+                    "USER": "portal",
+                    "KEY_FILE": "/k",
+                    "KNOWN_HOSTS": "/h",
+                    "CONTROL_DIRECTORY": "/" + "a" * 80,
+                }
+            },
+            "CONTROL_DIRECTORY",
+        ),
     )
     backend: SlurmCliBackend
 
@@ -205,6 +217,7 @@ class SlurmSshHarness(SlurmHarness):
             "USER": PORTAL_USER,
             "KEY_FILE": str(layout.ssh / "portal_key"),
             "KNOWN_HOSTS": str(layout.ssh / "known_hosts"),
+            "CONTROL_DIRECTORY": str(layout.ssh / "control"),
         }
 
     def open_backend(self, **options: Any) -> SlurmCliBackend:

@@ -16,6 +16,9 @@ _URL: Final = re.compile(r"\Ahttps?://[A-Za-z0-9.\[\]:-]+\Z")
 _COMMON: Final = frozenset({"JOBS_DIRECTORY", "RUN_AS", "PYTHON", "ENVIRONMENT", "TIMEOUT_S", "SETTLE_S", "MIN_UID"})
 _CLI: Final = _COMMON | {"SLURM_CONF", "PATH", "SSH"}
 _SSH: Final = frozenset({"HOST", "PORT", "USER", "KEY_FILE", "KNOWN_HOSTS", "CONTROL_DIRECTORY"})
+_MAX_SOCKET_DIRECTORY: Final = 72
+"""A socket's whole path has 107 characters; 17 are for its name here, and ssh adds 17 for a moment."""
+
 _HOST: Final = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9.:-]{0,252}\Z")
 _REST: Final = _COMMON | {"URL", "USER", "TOKEN_DIRECTORY", "VERSION"}
 _VERSION: Final = re.compile(r"\Av0\.0\.(?:38|39|40|41|42)\Z")
@@ -150,6 +153,11 @@ def _read_ssh(value: object) -> SshOptions | None:
     for name in ("KEY_FILE", "KNOWN_HOSTS"):
         if not checked[name]:
             raise ValueError(f"SSH.{name}: {value.get(name)!r} is not allowed; allowed: an absolute path")
+    if len(checked["CONTROL_DIRECTORY"]) > _MAX_SOCKET_DIRECTORY:
+        raise ValueError(
+            f"SSH.CONTROL_DIRECTORY: {checked['CONTROL_DIRECTORY']!r} is not allowed; allowed: at most"
+            f" {_MAX_SOCKET_DIRECTORY} characters, since sockets have short names"
+        )
     return SshOptions(
         host=host,
         user=user,

@@ -1,4 +1,4 @@
-"""v0.0.38, of Slurm 22.05 to 23.11. Tested on a real slurmrestd 22.05.8.
+"""v0.0.38, which came with Slurm 22.05. Tested on a real slurmrestd 22.05.8.
 
 https://slurm.schedmd.com/archive/slurm-22.05-latest/rest_api.html
 """

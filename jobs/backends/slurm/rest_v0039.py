@@ -1,4 +1,4 @@
-"""v0.0.39, of Slurm 23.02 to 24.11. Never tested on a real slurmrestd.
+"""v0.0.39, which came with Slurm 23.02. Never tested on a real slurmrestd.
 
 Made from the specification as clients generated from it show it
 (https://github.com/mever-team/slurm-rest-py/blob/main/docs/V0039JobDescMsg.md), and from answers that a real

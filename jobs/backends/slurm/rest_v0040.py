@@ -1,4 +1,6 @@
-"""v0.0.40 to v0.0.42, of Slurm 23.11 to 25.05, which are alike in what is used here. Never tested on a real slurmrestd.
+"""v0.0.40 to v0.0.42, which came with Slurm 23.11, 24.05 and 24.11 and are alike in what is used here.
+
+Never tested on a real slurmrestd.
 
 Made from the specification as clients generated from it show it
 (https://github.com/mever-team/slurm-rest-py/blob/main/docs/V0040JobDescMsg.md;

@@ -117,6 +117,7 @@ class SlurmLab:
             input=input,
             capture_output=True,
             text=True,
+            errors="replace",  # some test's comment is no text
             check=False,
             timeout=60,
             **_as_user(user),
