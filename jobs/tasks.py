@@ -8,7 +8,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from jobs.services import admission, clusters, dispatch, recalibration, reconcile
+from jobs.services import admission, associations, clusters, dispatch, recalibration, reconcile, waiting
 from jobs.services.schedulers import queue_of
 from jobs.services.turns import take_turn
 
@@ -68,7 +68,21 @@ def reconcile_cluster(code: str) -> None:
 
 @shared_task(name="jobs.sync_inventory")
 def sync_inventory() -> None:
-    clusters.sync_inventory(at=timezone.now())
+    for code in clusters.askable_clusters(at=timezone.now()):
+        _for_cluster(sync_cluster, code)
+    waiting.measure_waits(at=timezone.now())
+
+
+@shared_task(name="jobs.sync_cluster")
+def sync_cluster(code: str) -> None:
+    with take_turn("inventory", code) as has_turn:
+        if has_turn:
+            clusters.sync_cluster(code, at=timezone.now())
+
+
+@shared_task(name="jobs.sync_associations")
+def sync_associations() -> None:
+    associations.sync_associations(now=timezone.now)
 
 
 @shared_task(name="jobs.calibrate")

@@ -40,8 +40,8 @@ class Wish:
     problem: str = ""
 
     def body(self, marks: Path) -> dict[str, Any]:
-        """The request: a job that leaves one mark for each time that its script really runs."""
-        mark = f'echo "$PORTAL_JOB_KEY $SLURM_JOB_ID" >> {marks}'
+        """The request: a job that leaves a mark at the beginning and at the end of each time that it really runs."""
+        mark = f'echo "$PORTAL_JOB_KEY {{}} $SLURM_JOB_ID $(date +%s.%N)" >> {marks}'
         return {
             "project": PEOPLE[self.person],
             "cluster": self.cluster,
@@ -52,7 +52,15 @@ class Wish:
             "time_limit_minutes": TIME_LIMIT_MINUTES,
             "entry": {
                 "kind": "script",
-                "script": f"#!/bin/bash\n{mark}\nsleep {self.runs_s:.2f}\nexit {self.exit_code}\n",
+                "script": "\n".join(
+                    (
+                        "#!/bin/bash",
+                        mark.format("begins"),
+                        f"sleep {self.runs_s:.2f}",
+                        mark.format("ends"),
+                        f"exit {self.exit_code}\n",
+                    )
+                ),
             },
         }
 

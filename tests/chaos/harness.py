@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 
-from jobs.states import TERMINAL
+from jobs.states import TERMINAL, JobState
 from tests.chaos.audit import Audit, jobs_directories, read_marks
 from tests.chaos.clients import CLUSTERS, PEOPLE, Client, list_jobs, make_wishes
 from tests.chaos.kills import Killer
@@ -20,6 +20,8 @@ from tests.chaos.operator import Operator
 from tests.integration.slurm.lab import SlurmLab
 from tests.integration.slurm.portal import portal_on
 from tests.running_portal import RunningPortal
+
+_RUNAWAY_AFTER_S: Final = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +96,11 @@ def run_chaos(lab: SlurmLab, plan: Plan) -> Report:
             client.hurry()
         for client in clients:
             client.join(timeout=plan.quiet_s)
-        jobs = _wait_for_quiet(portal, plan.quiet_s)
-        report.quiet_after_s = time.monotonic() - over_at
         operator.finish()
+        jobs = _wait_for_quiet(portal, operator, plan.quiet_s)
+        report.quiet_after_s = time.monotonic() - over_at
         roots = jobs_directories(Path(portal.environment["SCHEDULERS_FILE"]))
-        audit = Audit(lab, roots, read_marks(marks), jobs, wishes, killer.kills)
+        audit = Audit(lab, roots, read_marks(marks), jobs, wishes, killer.kills, operator.mended)
         audit.check()
         _check_that_it_works_still(portal, report)
         if "0 differences" not in (said := portal.manage("verify_ledger")):
@@ -124,16 +126,24 @@ def _marks(lab: SlurmLab) -> Iterator[Path]:
     file.unlink()
 
 
-def _wait_for_quiet(portal: RunningPortal, patience_s: float) -> dict[str, dict[str, Any]]:
+def _wait_for_quiet(portal: RunningPortal, operator: Operator, patience_s: float) -> dict[str, dict[str, Any]]:
     """All jobs, as soon as each has ended and is charged, or when patience is at its end."""
     deadline = time.monotonic() + patience_s
+    mended_at = time.monotonic()
     with ExitStack() as stack:
         clients = [stack.enter_context(portal.client(person)) for person in PEOPLE]
         while True:
             jobs = list_jobs(clients)
-            is_quiet = all(job["state"] in TERMINAL and job["charged_s"] is not None for job in jobs.values())
+            is_quiet = all(
+                job["charged_s"] is not None if job["state"] in TERMINAL else job["state"] == JobState.LOST
+                for job in jobs.values()
+            )
             if is_quiet or time.monotonic() > deadline:
                 return jobs
+            operator.tidy_up()
+            if time.monotonic() - mended_at > _RUNAWAY_AFTER_S:
+                operator.end_runaway_jobs()
+                mended_at = time.monotonic()
             time.sleep(1)
 
 

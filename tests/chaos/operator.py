@@ -23,6 +23,7 @@ class Operator(threading.Thread):
         self._lock = threading.Lock()
         self._is_over = threading.Event()
         self.acts: Counter[str] = Counter()
+        self.mended: set[str] = set()
         # Apart from the restarts: while the controller is down, these questions wait for it.
         self._tidier = threading.Thread(target=self._keep_tidy, name="tidier", daemon=True)
 
@@ -44,7 +45,7 @@ class Operator(threading.Thread):
         self.join(timeout=120)
         self._tidier.join(timeout=120)
         self._start_due()
-        self._tidy_up()
+        self.tidy_up()
 
     def run(self) -> None:
         self._tidier.start()
@@ -53,7 +54,7 @@ class Operator(threading.Thread):
 
     def _keep_tidy(self) -> None:
         while not self._is_over.wait(_LOOK_EVERY_S):
-            self._tidy_up()
+            self.tidy_up()
 
     def _start_due(self) -> None:
         with self._lock:
@@ -69,7 +70,7 @@ class Operator(threading.Thread):
             with self._lock:
                 del self._due[daemon]
 
-    def _tidy_up(self) -> None:
+    def tidy_up(self) -> None:
         """What an operator would do on seeing `sinfo` and `squeue`."""
         if self.is_waiting_for("slurmctld"):
             return
@@ -85,3 +86,17 @@ class Operator(threading.Thread):
             if "held" in reason.lower():
                 self._lab.run("scontrol", "release", job_id, check=False)
                 self.acts[f"job waits for “{reason}”, released"] += 1
+
+    def end_runaway_jobs(self) -> None:
+        """Jobs whose end never reached accounting: their controller died with it. sacctmgr gives them one.
+
+        Only once all is calm: what is still on its way from the controller must not be mistaken for such.
+        """
+        # It lists them, and asks whether to mend them.
+        command = ("sacctmgr", "show", "runawayjobs", "--parsable2", "--noheader")
+        answer = self._lab.run(*command, input="n\n", check=False)
+        found = [line for line in answer.splitlines() if line.count("|") > 2 and line[0].isdigit()]
+        if found:
+            self._lab.run(*command, input="y\n", check=False)
+            self.mended |= {line.partition("|")[0] for line in found}
+            self.acts["job that accounting held for running, ended"] += len(found)

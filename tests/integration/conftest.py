@@ -1,5 +1,5 @@
 """A real Slurm, shared with the backends' tests."""
 
-from tests.backends.conftest import slurm_lab
+from tests.backends.conftest import slurm, slurm_lab
 
-__all__ = ["slurm_lab"]
+__all__ = ["slurm", "slurm_lab"]

@@ -7,11 +7,12 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from jobs.backends.base import PartitionInfo, SchedulerUnavailable, SubmissionRejected
+from jobs.backends.base import Inventory, PartitionInfo, SchedulerUnavailable, SubmissionRejected
 from jobs.backends.slurm.backend import SlurmBackend, SlurmClient, Submission
 from jobs.backends.slurm.commands import CommandRunner
 from jobs.backends.slurm.directories import STDOUT_FILE
 from jobs.backends.slurm.errors import UNSPECIFIED, DuplicateSubmission, is_duplicate, is_unavailability
+from jobs.backends.slurm.inventory import ask_commands
 from jobs.backends.slurm.options import CliOptions, read_cli_options
 from jobs.backends.slurm.processes import CommandResult
 from jobs.backends.slurm.records import COMMENT_PREFIX, SlurmJob
@@ -186,6 +187,9 @@ class CliClient(SlurmClient):
             ]
         except ValueError as error:
             raise SchedulerUnavailable(f"sinfo's answer can't be read: {error}") from error
+
+    def inventory(self) -> Inventory:
+        return ask_commands(self._ask)
 
     def _ask(self, command: list[str], *, unknown_id_is: str | None = None) -> str:
         """What a command printed, asked as the portal itself."""

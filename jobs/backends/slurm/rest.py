@@ -7,9 +7,10 @@ from typing import Any, Final
 
 import httpx
 
-from jobs.backends.base import PartitionInfo, SchedulerUnavailable, SubmissionRejected
+from jobs.backends.base import Inventory, PartitionInfo, SchedulerUnavailable, SubmissionRejected
 from jobs.backends.slurm.backend import SlurmBackend, SlurmClient, Submission
 from jobs.backends.slurm.errors import DUPLICATE_CODE, UNSPECIFIED, DuplicateSubmission, is_unavailability
+from jobs.backends.slurm.inventory import get_from_rest
 from jobs.backends.slurm.options import RestOptions, read_rest_options
 from jobs.backends.slurm.records import SlurmJob
 from jobs.backends.slurm.rest_answers import Record, describe, error_code, errors_of, read_answer
@@ -172,6 +173,9 @@ class RestClient(SlurmClient):
             )
             for item in found
         ]
+
+    def inventory(self) -> Inventory:
+        return get_from_rest(lambda part, path: self._ask(part, path, is_list=True).values)
 
     def _ask(
         self,

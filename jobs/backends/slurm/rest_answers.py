@@ -40,6 +40,11 @@ class Record:
         self._values = values
         self._where = where
 
+    @property
+    def values(self) -> dict[str, Any]:
+        """The fields as they came, unchecked."""
+        return dict(self._values)
+
     def text(self, name: str) -> str:
         """Text; "" if it isn't set. What no database could keep is replaced."""
         value = self._values.get(name)

@@ -70,7 +70,8 @@ class RestV0039:
             submitted_at=item.time("submit_time"),
             started_at=item.time("start_time"),
             ended_at=item.time("end_time"),
-            reason=item.text("state_reason"),
+            # The description says more: of drained nodes the reason has only "Resources". squeue does so, too.
+            reason=item.text("state_description") or item.text("state_reason"),
             nodes=item.text("nodes"),
             exit_code=exit_code,
             exit_signal=exit_signal,

@@ -120,7 +120,7 @@ class SlurmLab:
             errors="replace",  # some test's comment is no text
             check=False,
             timeout=60,
-            **_as_user(user),
+            **as_user(user),
         )
         if check and done.returncode:
             raise LabError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
@@ -287,7 +287,7 @@ class SlurmLab:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                **_as_user(user),
+                **as_user(user),
             )
         # It runs for as long as the lab does; who ends it finds it by its id.
         process.returncode = 0
@@ -407,7 +407,8 @@ def _lock_users() -> Iterator[None]:
         yield
 
 
-def _as_user(name: str) -> dict[str, Any]:
+def as_user(name: str) -> dict[str, Any]:
+    """Arguments of subprocess that make a process this user's."""
     return {} if name == "root" else {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []}
 
 
