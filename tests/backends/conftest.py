@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from tests.backends.harness import BackendHarness, DummyHarness, LocalHarness
-from tests.backends.slurm_harness import SlurmCliHarness, SlurmHarness, SlurmRestHarness
+from tests.backends.slurm_harness import SlurmCliHarness, SlurmHarness, SlurmRestHarness, SlurmSshHarness
 from tests.integration.slurm.lab import SlurmLab
 from tests.integration.slurm.packages import missing_programs
 from tests.integration.slurm.sharing import share_lab
 
-SLURM_HARNESSES: list[type[SlurmHarness]] = [SlurmCliHarness, SlurmRestHarness]
+SLURM_HARNESSES: list[type[SlurmHarness]] = [SlurmCliHarness, SlurmSshHarness, SlurmRestHarness]
 HARNESSES: list[type[BackendHarness]] = [DummyHarness, LocalHarness, *SLURM_HARNESSES]
 """Every backend. A new one is added here and runs the whole suite."""
 

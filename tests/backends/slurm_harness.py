@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 from jobs.backends.base import JobStatus, UsageRow
 from jobs.backends.slurm import SlurmCliBackend, SlurmRestBackend
 from jobs.backends.slurm.backend import SlurmBackend
+from jobs.backends.slurm.ssh import SshRunner
 from jobs.spec import JobSpec
 from jobs.states import JobState
 from tests.backends.harness import LONG, BackendHarness, Behaviour, wait_until
@@ -183,3 +184,66 @@ class SlurmCliHarness(SlurmHarness):
     def open_backend(self, **options: Any) -> SlurmCliBackend:
         slurm_conf = str(self.lab.layout.slurm_conf)
         return SlurmCliBackend("slurm", {**self.common_options(), "SLURM_CONF": slurm_conf, **options})
+
+
+class SlurmSshHarness(SlurmHarness):
+    """The command line of another machine: a real sshd, and a portal that is neither there nor root there."""
+
+    name = "slurm.ssh"
+    bad_options = (
+        *SlurmHarness.bad_options,
+        ({"SSH": "submit.example.org"}, "SSH"),
+        ({"SSH": {}}, "HOST"),
+        ({"SSH": {"HOST": "-oProxyCommand=x"}}, "HOST"),
+        ({"SSH": {"HOST": "submit", "USER": "root"}}, "USER"),
+        ({"SSH": {"HOST": "submit", "USER": "portal"}}, "KEY_FILE"),
+        ({"SSH": {"HOST": "submit", "USER": "portal", "KEY_FILE": "/k", "KNOWN_HOSTS": None}}, "KNOWN_HOSTS"),
+        ({"SSH": {"HOST": "submit", "USER": "portal", "KEY_FILE": "/k k", "KNOWN_HOSTS": "/h"}}, "KEY_FILE"),
+        ({"SSH": {"HOST": "submit", "USER": "portal", "PORT": 0}}, "PORT"),
+        ({"SSH": {"HOST": "submit", "PASSWORD": "x"}}, "PASSWORD"),
+        (
+            {
+                "SSH": {
+                    "HOST": "submit",
+                    "USER": "portal",
+                    "KEY_FILE": "/k",
+                    "KNOWN_HOSTS": "/h",
+                    "CONTROL_DIRECTORY": "/" + "a" * 80,
+                }
+            },
+            "CONTROL_DIRECTORY",
+        ),
+    )
+    backend: SlurmCliBackend
+
+    def __init__(self, directory: Path, lab: SlurmLab) -> None:
+        # What an operator does: the portal's account there can't make it in a directory of root's.
+        directory.mkdir()
+        directory.chmod(0o1733)
+        shutil.chown(directory, PORTAL_USER)
+        super().__init__(directory, lab)
+
+    def ssh_options(self) -> dict[str, Any]:
+        layout = self.lab.layout
+        return {
+            "HOST": "127.0.0.1",
+            "PORT": layout.ports["sshd"],
+            "USER": PORTAL_USER,
+            "KEY_FILE": str(layout.ssh / "portal_key"),
+            "KNOWN_HOSTS": str(layout.ssh / "known_hosts"),
+            "CONTROL_DIRECTORY": str(layout.ssh / "control"),
+        }
+
+    def open_backend(self, **options: Any) -> SlurmCliBackend:
+        slurm = {"SLURM_CONF": str(self.lab.layout.slurm_conf), "RUN_AS": ["sudo", "-n", "-u", "{user}", "--"]}
+        return SlurmCliBackend("slurm", {**self.common_options(), **slurm, "SSH": self.ssh_options(), **options})
+
+    @property
+    def runner(self) -> SshRunner:
+        runner = self.backend._runner
+        assert isinstance(runner, SshRunner)
+        return runner
+
+    def close(self) -> None:
+        self.runner.close()
+        super().close()

@@ -10,7 +10,16 @@ from jobs.backends.base import SchedulerUnavailable, SubmissionRejected
 from jobs.states import JobState
 from tests.backends.harness import LONG, Behaviour, wait_until
 from tests.backends.slurm_harness import SlurmHarness, is_running
-from tests.integration.slurm.layout import ALICE, BOB, CAROL
+from tests.integration.slurm.lab import LabError
+from tests.integration.slurm.layout import (
+    ALICE,
+    BOB,
+    CAPPED_DEVICES,
+    CAPPED_QOS,
+    CAROL,
+    DENIED_NAME,
+    MAX_SCRIPT_BYTES,
+)
 
 
 def block_everything(slurm: SlurmHarness) -> str:
@@ -121,7 +130,13 @@ def test_a_researcher_without_a_unix_account_is_refused_in_words(slurm: SlurmHar
         ({"slurm_account": "labb"}, "account"),
         ({"qos": "nonesuch"}, "qos"),
         ({"memory_bytes_per_node": 2**50}, "(?i)memory|configuration"),
+        ({"partition": "nowhere"}, "(?i)invalid partition"),
+        ({"qos": CAPPED_QOS, "devices_per_node": CAPPED_DEVICES + 1}, "Job violates accounting/QOS policy"),
+        ({"time_limit_minutes": 601}, "(?i)time limit is invalid"),
+        ({"script": "#!/bin/bash\n" + "#" * MAX_SCRIPT_BYTES}, "(?i)too long"),
+        ({"name": DENIED_NAME}, "not allowed here|refused by a rule"),
     ],
+    ids=["account of nobody", "account", "qos", "memory", "partition", "MaxTRES", "time", "script", "rule"],
 )
 def test_what_slurm_refuses_is_told_in_its_own_words(
     slurm: SlurmHarness, changes: dict[str, object], words: str
@@ -130,6 +145,49 @@ def test_what_slurm_refuses_is_told_in_its_own_words(
     with pytest.raises(SubmissionRejected, match=words):
         slurm.backend.submit(spec, key=spec.key)
     assert slurm.backend.find(spec.key) is None
+
+
+def test_within_the_cap_of_a_qos_a_job_is_taken(slurm: SlurmHarness) -> None:
+    native_id = slurm.submit(Behaviour(), qos=CAPPED_QOS, devices_per_node=CAPPED_DEVICES)
+    assert slurm.wait(native_id).state is JobState.COMPLETED
+
+
+def test_the_guard_at_the_controller_refuses_a_second_job_with_the_same_key(slurm: SlurmHarness) -> None:
+    spec = slurm.make_spec()
+    native_id = slurm.backend.submit(spec, key=spec.key)
+    words = ["sbatch", f"--comment=portal:{spec.key}", "--output=/dev/null", "--hold"]
+    script = "#!/bin/bash\ntrue\n"
+    with pytest.raises(LabError, match="Duplicate job id"):
+        slurm.lab.run(*words, user=ALICE, input=script)
+    assert slurm.jobs_with(spec.key) == [native_id]
+    slurm.lab.run(*words, user=BOB, input=script)  # somebody else's is no duplicate, and keeps nobody out
+    assert slurm.backend.find(spec.key) == native_id
+
+
+def test_a_portal_that_lost_its_memory_adopts_the_job_that_the_guard_knows(slurm: SlurmHarness) -> None:
+    spec = slurm.make_spec()
+    native_id = slurm.backend.submit(spec, key=spec.key)
+    (slurm.directory / ".attempts" / spec.key).unlink()
+    another = slurm.open_backend()
+    assert another.submit(spec, key=spec.key) == native_id
+    assert another.find(spec.key) == native_id
+    assert slurm.jobs_with(spec.key) == [native_id]
+
+
+def test_a_job_that_names_the_key_elsewhere_is_not_adopted_in_place_of_the_portals(slurm: SlurmHarness) -> None:
+    spec = slurm.make_spec()
+    words = [f"--comment=portal:{spec.key}", "--chdir=/", "--output=/dev/null", "--hold"]
+    slurm.lab.run("sbatch", *words, user=ALICE, input="#!/bin/bash\ntrue\n")
+    with pytest.raises(SchedulerUnavailable, match="isn't in the queue"):
+        slurm.backend.submit(spec, key=spec.key)
+
+
+def test_a_comment_that_is_no_text_hides_nobodys_jobs(slurm: SlurmHarness) -> None:
+    native_id = slurm.submit(LONG)
+    words = ['--comment=\udcff\udcfe{"', "--output=/dev/null", "--hold"]
+    slurm.lab.run("sbatch", *words, user=BOB, input="#!/bin/bash\ntrue\n")
+    assert int(native_id) in {job.job_id for job in slurm.backend._client.list_queue(None)}
+    assert slurm.status(native_id).native_id == native_id
 
 
 def test_the_job_runs_as_the_researcher_with_nothing_of_the_portals_environment(
@@ -157,10 +215,11 @@ def test_a_portal_that_is_not_root_reads_output_as_its_owner(slurm: SlurmHarness
     native_id = slurm.submit_script("printf 0123456789")
     key = slurm.wait(native_id).key
     uid = pwd.getpwnam(ALICE).pw_uid
-    read = slurm.backend._directories._read_as
-    assert read(ALICE, uid, key, "stdout.log", -4, 3) == (6, 10, b"678")
-    assert read(ALICE, uid, key, "metrics.jsonl", 0, 10) is None
-    assert read(BOB, uid, key, "stdout.log", 0, 10) is None
+    path = slurm.backend._directories.path_of(key)
+    read = slurm.backend._directories.files.read_as
+    assert read(ALICE, uid, path, "stdout.log", -4, 3) == (6, 10, b"678")
+    assert read(ALICE, uid, path, "metrics.jsonl", 0, 10) is None
+    assert read(BOB, uid, path, "stdout.log", 0, 10) is None
 
 
 def test_an_operators_acts_are_seen(slurm: SlurmHarness) -> None:

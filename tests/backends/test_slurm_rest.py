@@ -2,17 +2,16 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import httpx
 import pytest
 
 from jobs.backends.base import SchedulerUnavailable, SubmissionRejected
-from jobs.backends.slurm.backend import Submission
-from jobs.backends.slurm.rest import RestClient
 from jobs.backends.slurm.timer import add_signal_timer
 from jobs.states import JobState
-from tests.backends.harness import LONG, Behaviour
+from tests.backends.harness import Behaviour
+from tests.backends.recorded_answers import client_of, make_submission
 from tests.backends.slurm_harness import SlurmRestHarness
 from tests.integration.slurm.lab import SlurmLab
 
@@ -24,25 +23,6 @@ def rest(slurm_lab: SlurmLab) -> Iterator[SlurmRestHarness]:
     """A real slurmrestd."""
     with SlurmRestHarness.on(slurm_lab) as harness:
         yield harness
-
-
-class AnyToken:
-    def token_for(self, user: str) -> str:
-        return "token"
-
-    def discard(self, user: str) -> None:
-        """It is always the same."""
-
-
-def client_of(answer: Callable[[httpx.Request], httpx.Response]) -> RestClient:
-    """A client of a server that describes itself well and then answers so."""
-
-    def handle(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, json=OPENAPI) if request.url.path == "/openapi/v3" else answer(request)
-
-    return RestClient(
-        url="http://slurm", user="portal", tokens=AnyToken(), timeout_s=1, transport=httpx.MockTransport(handle)
-    )
 
 
 def test_a_failed_job_is_failed_in_accounting_whatever_code_accounting_gives(rest: SlurmRestHarness) -> None:
@@ -78,38 +58,10 @@ def test_the_timer_goes_into_bash_scripts_only(rest: SlurmRestHarness) -> None:
     assert add_signal_timer(spec) == spec.script
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        httpx.Response(502, text="<html>Bad gateway</html>"),
-        httpx.Response(200, text='{"jobs": [{"job_id": 1'),
-        httpx.Response(200, json=[]),
-        httpx.Response(200, json={"errors": []}),
-        httpx.Response(200, json={"jobs": "none", "errors": []}),
-        httpx.Response(200, json={"jobs": [], "errors": [{"error": "Unable to connect to database"}]}),
-        httpx.Response(500, json={"jobs": [], "errors": [{"error_number": -1, "error": "Unspecified error"}]}),
-        httpx.Response(401, text="Authentication failure"),
-    ],
-    ids=["html", "half", "array", "no list", "no array", "accounting away", "bad token", "unauthorized"],
-)
-def test_an_answer_that_is_none_is_unavailability_and_never_an_empty_queue(answer: httpx.Response) -> None:
-    client = client_of(lambda request: answer)
-    with pytest.raises(SchedulerUnavailable):
-        client.list_queue(None)
-    with pytest.raises(SchedulerUnavailable):
-        client.list_accounting(job_ids=[1])
-
-
 def test_a_server_of_an_unknown_version_is_named() -> None:
     paths = {"paths": {"/slurm/v0.0.99/jobs": {}, "/slurmdb/v0.0.99/jobs": {}}}
-    transport = httpx.MockTransport(lambda request: httpx.Response(200, json=paths))
-    client = RestClient(url="http://slurm", user="portal", tokens=AnyToken(), timeout_s=1, transport=transport)
     with pytest.raises(SchedulerUnavailable, match=re.escape("v0.0.99")):
-        client.ping()
-
-
-def make_submission(harness: SlurmRestHarness) -> Submission:
-    return harness.backend._prepare(harness.make_spec(LONG))
+        client_of(lambda request: httpx.Response(200, json=paths)).ping()
 
 
 @pytest.mark.parametrize(
@@ -130,10 +82,12 @@ def make_submission(harness: SlurmRestHarness) -> Submission:
     ids=["held", "refused", "silent", "expired token", "no id"],
 )
 def test_a_submission_counts_by_its_id_and_is_refused_by_slurms_own_codes_only(
-    rest: SlurmRestHarness, answer: httpx.Response, expected: int | type[Exception]
+    answer: httpx.Response, expected: int | type[Exception]
 ) -> None:
-    client = client_of(lambda request: answer)
-    submission = make_submission(rest)
+    client = client_of(
+        lambda request: httpx.Response(200, json=OPENAPI) if request.url.path == "/openapi/v3" else answer
+    )
+    submission = make_submission()
     if isinstance(expected, int):
         assert client.submit(submission) == expected
     else:
@@ -149,5 +103,4 @@ def test_many_submissions_use_one_connection(rest: SlurmRestHarness) -> None:
         rest.backend.submit(spec, key=spec.key)
         keys.append(spec.key)
     assert time.monotonic() - began < 10
-    pool = rest.backend._client._http._transport._pool
-    assert len(pool.connections) == 1
+    assert rest.backend._client._http._transport.open_connections == 1

@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Final
 
@@ -25,6 +25,7 @@ from jobs.backends.checks import Check
 from jobs.backends.slurm.checks import SlurmChecks
 from jobs.backends.slurm.commands import CommandRunner
 from jobs.backends.slurm.directories import METRICS_FILE, STDOUT_FILE, Attempt, JobDirectories
+from jobs.backends.slurm.errors import DuplicateSubmission
 from jobs.backends.slurm.options import SlurmOptions
 from jobs.backends.slurm.probes import Probe
 from jobs.backends.slurm.records import SlurmJob, add_up_runs, choose_adopted
@@ -152,9 +153,23 @@ class SlurmBackend(SchedulerBackend):
         self._directories.make(self._runner.find_user(spec.unix_user), key)
         try:
             return str(self._client.submit(submission))
+        except DuplicateSubmission:
+            return self._find_known(key)
         except SubmissionRejected:
             self._directories.forget(key, user=submission.user)
             raise
+
+    def _find_known(self, key: str) -> str:
+        """The job that Slurm refused to take a second time; the portal may have lost its memory of the first.
+
+        Raises DuplicateSubmission: it can't be seen.
+        """
+        attempt = self._directories.read_attempt(key)
+        if attempt is not None:
+            found = self._adopt(self._client.list_queue(None), key, replace(attempt, first_at=0.0))
+            if found is not None:
+                return str(found.job_id)
+        raise DuplicateSubmission(f"Slurm says that it has job {key}, but it isn't in the queue.")
 
     def find(self, key: str) -> str | None:
         attempt = self._directories.read_attempt(key)
@@ -209,19 +224,20 @@ class SlurmBackend(SchedulerBackend):
         return found
 
     def _keep_own(self, jobs: Iterable[SlurmJob]) -> dict[int, tuple[SlurmJob, str]]:
+        keyed = [(job, key) for job in jobs if (key := job.key_under(self._directories.root))]
+        attempts = self._directories.owners_of({key for _, key in keyed})
         own = {}
-        for job in jobs:
-            key = job.key_under(self._directories.root)
-            attempt = self._directories.owner_of(key) if key else None
+        for job, key in keyed:
+            attempt = attempts.get(key)
             # Somebody else may name the directory of a job; only its owner's job is it.
-            if key and (attempt is None or attempt.user == job.user):
+            if attempt is None or attempt.user == job.user:
                 own[job.job_id] = (job, key)
         return own
 
     def usage(self, since: datetime) -> list[UsageRow]:
         runs_of = self._group_runs(self._client.list_accounting(since=since))
-        attempts = {key: self._directories.owner_of(key) for _, key in runs_of}
-        first_tries = [attempt.first_tried_at for attempt in attempts.values() if attempt is not None]
+        attempts = self._directories.owners_of({key for _, key in runs_of})
+        first_tries = [attempt.first_tried_at for attempt in attempts.values()]
         if runs_of and min(first_tries, default=since) < since:
             # A run before the last one may have ended before `since`; it is to be paid for as well.
             runs_of = self._group_runs(self._client.list_accounting(job_ids={job_id for job_id, _ in runs_of}))

@@ -9,13 +9,15 @@ from typing import Any, Final
 
 from jobs.backends.base import Inventory, PartitionInfo, SchedulerUnavailable, SubmissionRejected
 from jobs.backends.slurm.backend import SlurmBackend, SlurmClient, Submission
-from jobs.backends.slurm.commands import CommandResult, CommandRunner
+from jobs.backends.slurm.commands import CommandRunner
 from jobs.backends.slurm.directories import STDOUT_FILE
-from jobs.backends.slurm.errors import is_unavailability
+from jobs.backends.slurm.errors import UNSPECIFIED, DuplicateSubmission, is_duplicate, is_unavailability
 from jobs.backends.slurm.inventory import ask_commands
 from jobs.backends.slurm.options import CliOptions, read_cli_options
 from jobs.backends.slurm.probes import CliProbe
+from jobs.backends.slurm.processes import CommandResult
 from jobs.backends.slurm.records import COMMENT_PREFIX, SlurmJob
+from jobs.backends.slurm.ssh import SshRunner
 from jobs.backends.slurm.states import is_end, read_exit_status, read_wait_status
 from jobs.backends.slurm.text import (
     read_duration_s,
@@ -46,14 +48,15 @@ _PARTITION_COLUMNS: Final = {
     "GresUsed": 500,
 }
 _EXIT_STATUS_COLUMNS: Final = {"JobID": 20, "exit_code": 20}
-_JOB_ID: Final = re.compile(r"\A(\d+)(;[^\n]*)?\n?\Z")
+_JOB_ID: Final = re.compile(r"\A([1-9][0-9]{0,9})(;[^\n]*)?\n?\Z")
+_NUMBER: Final = re.compile(r"\A[0-9]{1,10}\Z")
 _REFUSAL: Final = re.compile(r"(?:sbatch: error: (?:Batch job submission failed: )?|allocation failure: )(.+)")
 _NOTHING_TO_CANCEL: Final = ("already completing or completed", "Invalid job id specified")
-_FORECAST: Final = re.compile(r"^sbatch: Job \d+ to start at (\d+) ", re.MULTILINE)
+_FORECAST: Final = re.compile(r"^sbatch: Job [0-9]+ to start at ([0-9]{1,12}) ", re.MULTILINE)
 
 
 class SlurmCliBackend(SlurmBackend):
-    """Slurm by its command line, on a machine that is a submit host. See `CliOptions` for its OPTIONS."""
+    """Slurm by its command line, on this machine or by ssh on another. See `CliOptions` for its OPTIONS."""
 
     _options: CliOptions
 
@@ -65,6 +68,18 @@ class SlurmCliBackend(SlurmBackend):
         if self._options.slurm_conf:
             environment["SLURM_CONF"] = self._options.slurm_conf
         return environment
+
+    def _make_runner(self) -> CommandRunner:
+        options = self._options
+        if options.ssh is None:
+            return super()._make_runner()
+        return SshRunner(
+            options.ssh,
+            run_as=options.run_as,
+            environment=self._environment(),
+            timeout_s=options.timeout_s,
+            min_uid=options.min_uid,
+        )
 
     def _make_client(self) -> "CliClient":
         return CliClient(self._runner)
@@ -94,7 +109,9 @@ class CliClient(SlurmClient):
 
     def forecast(self, submission: Submission) -> datetime | None:
         # Nothing is kept of this; the directory of a job that isn't there yet is not looked at.
-        command = ["sbatch", "--test-only", *_submit_options(submission)]
+        # Without the key: a guard at the controller counts also what is only tried.
+        options = [option for option in _submit_options(submission) if not option.startswith("--comment=")]
+        command = ["sbatch", "--test-only", *options]
         done = self._runner.run(command, user=submission.user, input=submission.spec.script.encode())
         if done.exit_code and isinstance(refusal := _read_refusal(done), SchedulerUnavailable):
             raise refusal
@@ -124,7 +141,7 @@ class CliClient(SlurmClient):
             command = ["squeue", "--noheader", "--all", "--states=all", f"--jobs={_join(part)}", f"--Format={columns}"]
             for line in self._ask(command, unknown_id_is="").splitlines():
                 words = line.split()
-                if len(words) == 2 and all(word.isdigit() for word in words):
+                if len(words) == 2 and all(_NUMBER.match(word) for word in words):
                     found[int(words[0])] = read_wait_status(int(words[1]))
         return found
 
@@ -167,9 +184,13 @@ class CliClient(SlurmClient):
         for line in nodes.splitlines():
             row = _cut_columns(line, _PARTITION_COLUMNS)
             rows.setdefault(row["Partition"].rstrip("*"), []).append(row)
-        return [
-            _read_partition(name, found, pending=pending[name], running=running[name]) for name, found in rows.items()
-        ]
+        try:
+            return [
+                _read_partition(name, found, pending=pending[name], running=running[name])
+                for name, found in rows.items()
+            ]
+        except ValueError as error:
+            raise SchedulerUnavailable(f"sinfo's answer can't be read: {error}") from error
 
     def inventory(self) -> Inventory:
         return ask_commands(self._ask)
@@ -228,10 +249,12 @@ def _submit_options(submission: Submission) -> list[str]:
 def _read_refusal(done: CommandResult) -> SchedulerUnavailable | SubmissionRejected:
     """What a failed sbatch means. Only an answer of Slurm's is a refusal; everything else leaves it open."""
     lines = [match[1] for match in map(_REFUSAL.match, done.errors.splitlines()) if match]
+    if len(lines) > 1 and lines[-1] == UNSPECIFIED:
+        lines.pop()  # a rule of the site's has said why
     words = "; ".join(lines)
     if not lines or not done.exit_code or is_unavailability(words):
         return SchedulerUnavailable(f"sbatch failed: {done.errors or f'exit code {done.exit_code}'}")
-    return SubmissionRejected(words)
+    return DuplicateSubmission(words) if is_duplicate(words) else SubmissionRejected(words)
 
 
 def _read_queue_row(row: list[str]) -> SlurmJob:
@@ -298,6 +321,8 @@ def _cut_columns(line: str, columns: Mapping[str, int]) -> dict[str, str]:
 
 
 def _read_partition(name: str, rows: list[dict[str, str]], *, pending: int, running: int) -> PartitionInfo:
+    if not name or any(not row["NodeList"] for row in rows):
+        raise ValueError(f"{rows[0]!r} is no partition")
     limit_s = read_duration_s(rows[0]["Time"])
     gres = [item for row in rows for item in read_gres(row["Gres"])]
     main_name, main_type = (gres[0][0], gres[0][1]) if gres else ("", "")

@@ -2,33 +2,21 @@
 
 import os
 import pwd
-import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 from jobs.backends.base import SchedulerUnavailable, SubmissionRejected
+from jobs.backends.slurm.processes import CommandResult, run_to_end
 
 _SYSTEM_USERS: Final = frozenset({"root", "slurm", "munge", "mysql", "nobody"})
 """Never researchers, whatever their number: Debian's slurm has one far above MIN_UID."""
 
 
-@dataclass(frozen=True, slots=True)
-class CommandResult:
-    """How a command ended and what it printed."""
-
-    exit_code: int
-    output: bytes
-    errors: str
-
-    @property
-    def text(self) -> str:
-        """The output; bytes that are no UTF-8, as in somebody's comment, are replaced."""
-        return self.output.decode("utf-8", "replace")
-
-
 class CommandRunner:
     """Runs commands as the portal's own user, or as a researcher by way of RUN_AS."""
+
+    is_local: ClassVar[bool] = True
+    """Whether they run on this machine, whose files they then share."""
 
     def __init__(
         self, *, run_as: tuple[str, ...] | None, environment: Mapping[str, str], timeout_s: float, min_uid: int
@@ -46,13 +34,23 @@ class CommandRunner:
         """
         if not name:
             raise SubmissionRejected("The job's owner has no Unix account on this cluster.")
-        try:
-            account = pwd.getpwnam(name)
-        except KeyError:
-            raise SubmissionRejected(f"There is no Unix account {name!r} on this cluster.") from None
+        account = self._look_up(name)
+        if account is None:
+            raise SubmissionRejected(f"There is no Unix account {name!r} on this cluster.")
         if account.pw_uid < self._min_uid or name in _SYSTEM_USERS:
             raise SubmissionRejected(f"The Unix account {name!r} is the system's: no job may run as it.")
         return account
+
+    def uid_of(self, name: str) -> int | None:
+        """The number of a Unix account; None if there is none. Raises SchedulerUnavailable."""
+        account = self._look_up(name)
+        return None if account is None else account.pw_uid
+
+    def _look_up(self, name: str) -> pwd.struct_passwd | None:
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            return None
 
     def run(self, command: Sequence[str], *, user: str = "", input: bytes = b"") -> CommandResult:
         """Run a command and wait for its end; as the portal's own user unless `user` is given.
@@ -61,21 +59,7 @@ class CommandRunner:
             SchedulerUnavailable: it can't be started, or ran out of time. Then it may have had its effect.
         """
         words = [*self._prefix_for(user), *command]
-        try:
-            done = subprocess.run(  # noqa: S603  # a list of checked words
-                words,
-                input=input,
-                capture_output=True,
-                env=self._environment,
-                cwd="/",
-                timeout=self._timeout_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise SchedulerUnavailable(f"{command[0]} did not answer within {self._timeout_s:g} s") from error
-        except OSError as error:
-            raise SchedulerUnavailable(f"{words[0]} can't be started: {error}") from error
-        return CommandResult(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace").strip())
+        return run_to_end(words, name=command[0], input=input, environment=self._environment, timeout_s=self._timeout_s)
 
     def is_self(self, user: str) -> bool:
         """Whether the portal itself runs as this user."""

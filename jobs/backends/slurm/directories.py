@@ -5,25 +5,23 @@
         .attempts/<key>        when the job was first and last handed to Slurm, for whom: the portal's alone
 
 The record of an attempt is written before Slurm is called. It tells a repeated submission from a first one without
-a question to Slurm, and for how long it is unknown whether Slurm took the job.
+a question to Slurm, and for how long it is unknown whether Slurm took the job. Where all this is on the far side of
+ssh, see remote_files.py.
 """
 
-import errno
 import json
-import os
 import pwd
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Final
-from uuid import uuid4
+from typing import Final, Protocol
 
 from jobs.backends.base import OutputChunk, SchedulerUnavailable
-from jobs.backends.slurm import reader
 from jobs.backends.slurm.commands import CommandRunner
+from jobs.backends.slurm.local_files import LocalFiles
 from jobs.backends.slurm.options import SlurmOptions
+from jobs.backends.slurm.remote_files import RemoteFiles
 from jobs.spec import JobSpec
 
 STDOUT_FILE: Final = "stdout.log"
@@ -47,15 +45,42 @@ class Attempt:
         return datetime.fromtimestamp(self.first_at, UTC)
 
 
+class JobFiles(Protocol):
+    """Where the directories and records are. Raises OSError or SchedulerUnavailable."""
+
+    def begin(self, key: str, text: str) -> bool:
+        """Write the record of a job; False if there is one."""
+
+    def renew(self, key: str, text: str) -> None:
+        """Write it anew."""
+
+    def read(self, keys: Collection[str]) -> dict[str, str]:
+        """The records that there are."""
+
+    def forget(self, key: str) -> None:
+        """Remove a record."""
+
+    def make(self, account: pwd.struct_passwd, path: str) -> None:
+        """Make a job's directory, its owner's alone; one that is there already must be theirs."""
+
+    def remove(self, path: str, *, user: str) -> None:
+        """Remove a job's directory if it is there and empty."""
+
+    def read_piece(
+        self, user: str, uid: int, path: str, name: str, offset: int, limit: int
+    ) -> tuple[int, int, bytes] | None:
+        """Start, size and bytes of a piece of a file; None if there is none."""
+
+
 class JobDirectories:
     """Makes, reads and forgets jobs' directories. All methods raise SchedulerUnavailable if the disk fails."""
 
     def __init__(self, options: SlurmOptions, runner: CommandRunner, *, clock: Callable[[], float]) -> None:
         self.root = options.jobs_directory
-        self._python = options.python
+        make_files = LocalFiles if runner.is_local else RemoteFiles
+        self.files: JobFiles = make_files(self.root, runner, python=options.python)
         self._runner = runner
         self._clock = clock
-        self._attempts = Path(self.root) / ".attempts"
         self._remembered: dict[str, Attempt] = {}
 
     def path_of(self, key: str) -> str:
@@ -68,95 +93,64 @@ class JobDirectories:
         attempt = Attempt(
             user=spec.unix_user, gres_name=spec.gres_name, devices=spec.devices, first_at=now, last_at=now
         )
-        try:
-            new = self._write_beside(attempt)
-            try:
-                os.link(new, self._attempts / spec.key)
-            except FileExistsError:
-                return False
-            finally:
-                new.unlink()
-        except OSError as error:
-            raise self._broken(error) from error
-        return True
+        with self._disk():
+            return self.files.begin(spec.key, json.dumps(asdict(attempt)))
 
     def renew_attempt(self, key: str) -> None:
         """Record that Slurm is about to be given this job once more."""
         attempt = self.read_attempt(key)
         if attempt is None:
             raise SchedulerUnavailable(f"The record of job {key} is gone: another process has just given it up.")
-        try:
-            self._write_beside(replace(attempt, last_at=self._clock())).replace(self._attempts / key)
-        except OSError as error:
-            raise self._broken(error) from error
+        with self._disk():
+            self.files.renew(key, json.dumps(asdict(replace(attempt, last_at=self._clock()))))
 
     def read_attempt(self, key: str) -> Attempt | None:
         """What is remembered of a job; None if it was never handed over from here."""
+        return self._read_attempts([key]).get(key)
+
+    def _read_attempts(self, keys: Collection[str]) -> dict[str, Attempt]:
+        with self._disk():
+            texts = self.files.read(keys)
         try:
-            return Attempt(**json.loads((self._attempts / key).read_text()))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError) as error:
+            return {key: Attempt(**json.loads(text)) for key, text in texts.items()}
+        except (ValueError, TypeError) as error:
             raise self._broken(error) from error
 
     def owner_of(self, key: str) -> Attempt | None:
         """The same, from memory if it was read before: for whom and for how many devices never changes."""
-        attempt = self._remembered.get(key) or self.read_attempt(key)
-        if attempt is not None:
-            if len(self._remembered) >= _MAX_REMEMBERED:
+        return self.owners_of([key]).get(key)
+
+    def owners_of(self, keys: Collection[str]) -> dict[str, Attempt]:
+        """The same of many jobs, of those of which something is remembered; in one call for all that are new."""
+        wanted = set(keys)
+        found = {key: self._remembered[key] for key in wanted if key in self._remembered}
+        if missing := wanted - set(found):
+            read = self._read_attempts(missing)
+            if len(self._remembered) + len(read) > _MAX_REMEMBERED:
                 self._remembered.clear()
-            self._remembered[key] = attempt
-        return attempt
+            self._remembered |= read
+            found |= read
+        return found
 
     def make(self, account: pwd.struct_passwd, key: str) -> None:
         """Make the job's directory, its owner's alone; one that is there already must be theirs."""
-        path = self.path_of(key)
-        try:
-            if os.geteuid() == 0:
-                self._make_as_root(account, path)
-            elif not _is_owned(path, account.pw_uid):
-                done = self._runner.run(["mkdir", "-m", "0700", "--", path], user=account.pw_name)
-                if done.exit_code and not _is_owned(path, account.pw_uid):
-                    raise SchedulerUnavailable(f"{path} can't be made as {account.pw_name!r}: {done.errors}")
-            if not _is_owned(path, account.pw_uid):
-                raise SchedulerUnavailable(f"{path} belongs to somebody else than {account.pw_name!r}")
-        except OSError as error:
-            raise self._broken(error) from error
-
-    def _make_as_root(self, account: pwd.struct_passwd, path: str) -> None:
-        try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:
-            # A run that was killed between the two calls has left it with root.
-            if not _is_owned(path, 0):
-                return
-        os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
+        with self._disk():
+            self.files.make(account, self.path_of(key))
 
     def forget(self, key: str, *, user: str) -> None:
         """Undo what was prepared for a job that Slurm has refused."""
-        path = self.path_of(key)
-        try:
-            if os.geteuid() == 0 or self._runner.is_self(user):
-                os.rmdir(path)
-            else:
-                self._runner.run(["rmdir", "--", path], user=user)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
-                raise self._broken(error) from error
-        (self._attempts / key).unlink(missing_ok=True)
+        with self._disk():
+            self.files.remove(self.path_of(key), user=user)
+            self.files.forget(key)
         self._remembered.pop(key, None)
 
     def read_output(self, key: str, name: str, offset: int, *, limit: int, user: str) -> OutputChunk | None:
         """A piece of one of a job's files; None if there is none (yet)."""
-        try:
-            uid = pwd.getpwnam(user).pw_uid
-        except KeyError:
+        uid = self._runner.uid_of(user)
+        if uid is None:
             return None  # the account was removed since
         try:
-            if os.geteuid() in (0, uid):
-                piece = reader.read_piece(self.path_of(key), name, offset, limit, uid)
-            else:
-                piece = self._read_as(user, uid, key, name, offset, limit)
+            piece = self.files.read_piece(user, uid, self.path_of(key), name, offset, limit)
         except OSError as error:
             raise SchedulerUnavailable(f"The file {name} of job {key} can't be read: {error}") from error
         if piece is None:
@@ -165,46 +159,12 @@ class JobDirectories:
         end = start + len(data)
         return OutputChunk(data=data, offset=start, next_offset=end, size=size, is_end=end >= size)
 
-    def _read_as(
-        self, user: str, uid: int, key: str, name: str, offset: int, limit: int
-    ) -> tuple[int, int, bytes] | None:
-        words = [self._python, "-I", os.path.abspath(reader.__file__), self.path_of(key), name]
-        done = self._runner.run([*words, str(offset), str(limit), str(uid)], user=user)
-        if done.exit_code == reader.NOT_THERE:
-            return None
-        head, _, data = done.output.partition(b"\n")
-        numbers = head.split()
-        if done.exit_code or len(numbers) != 2:
-            raise SchedulerUnavailable(f"The file {name} of job {key} can't be read as {user!r}: {done.errors}")
-        return int(numbers[0]), int(numbers[1]), data
-
-    def _write_beside(self, attempt: Attempt) -> Path:
-        """Write a record under a passing name: it must be whole from the moment it has its own."""
-        new = self._attempts / f".{uuid4().hex}"
-        text = json.dumps(asdict(attempt))
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
         try:
-            new.write_text(text)
-        except FileNotFoundError:
-            self._prepare()
-            new.write_text(text)
-        return new
-
-    def _prepare(self) -> None:
-        root = Path(self.root)
-        with suppress(FileExistsError):  # the operator's, or another process was faster
-            root.mkdir()
-            # Root makes directories for others; another portal's researchers make their own, but can't see others'.
-            root.chmod(0o711 if os.geteuid() == 0 else 0o1733)
-        self._attempts.mkdir(mode=0o700, exist_ok=True)
+            yield
+        except OSError as error:
+            raise self._broken(error) from error
 
     def _broken(self, error: Exception) -> SchedulerUnavailable:
         return SchedulerUnavailable(f"The jobs' directory {self.root} can't be used: {error}")
-
-
-def _is_owned(path: str, uid: int) -> bool:
-    """Whether there is a directory (no link) of this user. Raises OSError."""
-    try:
-        status = os.stat(path, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return status.st_uid == uid and (status.st_mode & 0o170000) == 0o040000

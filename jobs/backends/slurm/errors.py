@@ -2,6 +2,15 @@
 
 from typing import Final
 
+from jobs.backends.base import SchedulerUnavailable
+
+DUPLICATE_CODE: Final = 2011
+"""ESLURM_DUPLICATE_JOB_ID, with which deploy/slurm/job_submit.lua refuses a second job with the same key."""
+
+_DUPLICATE: Final = "Duplicate job id"
+UNSPECIFIED: Final = "Unspecified error"
+"""All that Slurm says of a refusal by a site's rule that gives no code of its own."""
+
 _UNAVAILABLE: Final = (
     "unable to contact slurm controller",
     "socket timed out",
@@ -29,7 +38,18 @@ _UNAVAILABLE: Final = (
     "no route to host",
     "incompatible versions",
     "unspecified error",
+    # The controller's disk.
+    "i/o error writing script",
 )
+
+
+class DuplicateSubmission(SchedulerUnavailable):
+    """A guard at the controller knows the key of this job already: nothing was queued now, but something was before."""
+
+
+def is_duplicate(words: str) -> bool:
+    """Whether Slurm's words are those of that guard."""
+    return _DUPLICATE in words
 
 
 def is_unavailability(words: str) -> bool:

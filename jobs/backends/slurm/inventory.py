@@ -77,7 +77,7 @@ def get_from_rest(get: Get) -> Inventory:
             reservations=tuple(_read_reservation(item) for item in _list(reservations, "reservations")),
             qos=_unless_away(lambda: tuple(_read_qos(item) for item in _list(get("slurmdb", "qos"), "qos", "QOS"))),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise SchedulerUnavailable(f"slurmrestd's inventory can't be read: {error!r}") from error
 
 

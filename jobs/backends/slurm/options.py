@@ -14,8 +14,14 @@ _ENV_NAME: Final = re.compile(r"\A[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 _UNIX_USER: Final = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
 _URL: Final = re.compile(r"\Ahttps?://[A-Za-z0-9.\[\]:-]+\Z")
 _COMMON: Final = frozenset({"JOBS_DIRECTORY", "RUN_AS", "PYTHON", "ENVIRONMENT", "TIMEOUT_S", "SETTLE_S", "MIN_UID"})
-_CLI: Final = _COMMON | {"SLURM_CONF", "PATH"}
-_REST: Final = _COMMON | {"URL", "USER", "TOKEN_BROKER", "TOKEN_DIRECTORY"}
+_CLI: Final = _COMMON | {"SLURM_CONF", "PATH", "SSH"}
+_SSH: Final = frozenset({"HOST", "PORT", "USER", "KEY_FILE", "KNOWN_HOSTS", "CONTROL_DIRECTORY"})
+_MAX_SOCKET_DIRECTORY: Final = 72
+"""A socket's whole path has 107 characters; 17 are for its name here, and ssh adds 17 for a moment."""
+
+_HOST: Final = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9.:-]{0,252}\Z")
+_REST: Final = _COMMON | {"URL", "USER", "TOKEN_BROKER", "TOKEN_DIRECTORY", "VERSION"}
+_VERSION: Final = re.compile(r"\Av0\.0\.(?:38|39|40|41|42)\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +50,38 @@ class SlurmOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SshOptions:
+    """A submit host that is another machine.
+
+    HOST               its name or address. Required.
+    PORT               22.
+    USER               the portal's account there, which may run RUN_AS; never root. Required.
+    KEY_FILE           the private key, which only the portal's own user can read. Required.
+    KNOWN_HOSTS        a file with the host's key, in the format of ssh. Required: no other host is talked to.
+    CONTROL_DIRECTORY  where the sockets of open connections are: the portal's own user's, mode 0700. Without it a
+                       directory of this kind is made in the system's one for temporary files.
+    """
+
+    host: str
+    user: str
+    key_file: str
+    known_hosts: str
+    port: int = 22
+    control_directory: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CliOptions(SlurmOptions):
     """Further OPTIONS of the command line.
 
     SLURM_CONF  path of slurm.conf; Slurm's own default unless set.
     PATH        where Slurm's commands are, as in the variable PATH.
+    SSH         the machine that has Slurm's commands, if it isn't this one: see `SshOptions`. JOBS_DIRECTORY,
+                SLURM_CONF, PATH, PYTHON and RUN_AS are then that machine's.
     """
 
     slurm_conf: str = ""
+    ssh: SshOptions | None = None
     path: str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 
 
@@ -64,12 +94,14 @@ class RestOptions(SlurmOptions):
     TOKEN_BROKER     Unix socket of the token broker on this machine.
     TOKEN_DIRECTORY  where something else leaves a JSON Web Token for each user, as <user>.jwt with mode 0600.
                      Exactly one of the two is required.
+    VERSION          the version of the interface, such as v0.0.38; without it the newest that server and portal know.
     """
 
     url: str
     user: str
     token_broker: str = ""
     token_directory: str = ""
+    version: str = ""
 
 
 def read_cli_options(options: Mapping[str, Any]) -> CliOptions:
@@ -77,6 +109,7 @@ def read_cli_options(options: Mapping[str, Any]) -> CliOptions:
     return CliOptions(
         **_read_common(options, _CLI),
         slurm_conf=_read_path(options, "SLURM_CONF", ""),
+        ssh=_read_ssh(options.get("SSH")),
         path=":".join(_check_path("PATH", part) for part in _read_search_path(options)),
     )
 
@@ -85,6 +118,9 @@ def read_rest_options(options: Mapping[str, Any]) -> RestOptions:
     """Check the OPTIONS of `SlurmRestBackend`. Raises ValueError: the option, the value given, what is allowed."""
     common = _read_common(options, _REST)
     url, user = options.get("URL"), options.get("USER")
+    version = options.get("VERSION", "")
+    if not isinstance(version, str) or (version and not _VERSION.match(version)):
+        raise ValueError(f"VERSION: {version!r} is not allowed; allowed: v0.0.38 to v0.0.42")
     if not isinstance(url, str) or not _URL.match(url.rstrip("/")):
         raise ValueError(f"URL: {url!r} is not allowed; allowed: http:// or https:// with a host and a port")
     if not isinstance(user, str) or not _UNIX_USER.match(user) or user == "root":
@@ -98,6 +134,44 @@ def read_rest_options(options: Mapping[str, Any]) -> RestOptions:
         user=user,
         token_broker=_read_path(options, "TOKEN_BROKER", None) if "TOKEN_BROKER" in options else "",
         token_directory=_read_path(options, "TOKEN_DIRECTORY", None) if "TOKEN_DIRECTORY" in options else "",
+        version=version,
+    )
+
+
+def _read_ssh(value: object) -> SshOptions | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise ValueError(f"SSH: {value!r} is not allowed; allowed: a table of {', '.join(sorted(_SSH))}")
+    unknown = sorted(str(name) for name in set(value) - _SSH)
+    if unknown:
+        raise ValueError(f"SSH: {', '.join(unknown)}: no such option; allowed: {', '.join(sorted(_SSH))}")
+    host, user, port = value.get("HOST"), value.get("USER"), value.get("PORT", 22)
+    if not isinstance(host, str) or not _HOST.match(host):
+        raise ValueError(f"SSH.HOST: {host!r} is not allowed; allowed: the name or address of a machine")
+    if not isinstance(user, str) or not _UNIX_USER.match(user) or user == "root":
+        raise ValueError(f"SSH.USER: {user!r} is not allowed; allowed: the name of a user other than root")
+    if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65535:
+        raise ValueError(f"SSH.PORT: {port!r} is not allowed; allowed: 1 to 65535")
+    paths = {name: value.get(name) for name in ("KEY_FILE", "KNOWN_HOSTS", "CONTROL_DIRECTORY")}
+    if paths["CONTROL_DIRECTORY"] is None:
+        paths["CONTROL_DIRECTORY"] = ""
+    checked = {name: _check_path(f"SSH.{name}", path) if path != "" else "" for name, path in paths.items()}
+    for name in ("KEY_FILE", "KNOWN_HOSTS"):
+        if not checked[name]:
+            raise ValueError(f"SSH.{name}: {value.get(name)!r} is not allowed; allowed: an absolute path")
+    if len(checked["CONTROL_DIRECTORY"]) > _MAX_SOCKET_DIRECTORY:
+        raise ValueError(
+            f"SSH.CONTROL_DIRECTORY: {checked['CONTROL_DIRECTORY']!r} is not allowed; allowed: at most"
+            f" {_MAX_SOCKET_DIRECTORY} characters, since sockets have short names"
+        )
+    return SshOptions(
+        host=host,
+        user=user,
+        port=port,
+        key_file=checked["KEY_FILE"],
+        known_hosts=checked["KNOWN_HOSTS"],
+        control_directory=checked["CONTROL_DIRECTORY"],
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from jobs.backends.base import JobStatus, UsageRow
+from jobs.backends.base import JobStatus, SchedulerUnavailable, UsageRow
 from jobs.backends.slurm.states import describe_end, describe_wait, is_end, read_state
 from jobs.backends.slurm.text import expand_hosts
 from jobs.states import JobState
@@ -63,7 +63,11 @@ class SlurmJob:
         return "" if is_other else name
 
     def to_status(self, key: str) -> JobStatus | None:
-        """What the portal wants to know; None if Slurm's state isn't known."""
+        """What the portal wants to know; None if Slurm's state isn't known.
+
+        Raises:
+            SchedulerUnavailable: the nodes are no list of hosts.
+        """
         state = self.state
         if state is None:
             return None
@@ -83,9 +87,16 @@ class SlurmJob:
             ended_at=self.ended_at if has_ended else None,
             exit_code=self.exit_code if has_ended else None,
             exit_signal=self.exit_signal if has_ended else None,
-            nodes=expand_hosts(self.nodes) if has_started else (),
+            nodes=_expand(self.nodes) if has_started else (),
             expected_start_at=self.started_at if state is JobState.PENDING else None,
         )
+
+
+def _expand(nodes: str) -> tuple[str, ...]:
+    try:
+        return expand_hosts(nodes)
+    except ValueError as error:
+        raise SchedulerUnavailable(f"Slurm's list of nodes {nodes[:80]!r} can't be read: {error}") from error
 
 
 def choose_adopted(jobs: Iterable[SlurmJob], *, user: str, not_before: datetime | None) -> SlurmJob | None:

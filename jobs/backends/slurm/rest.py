@@ -1,6 +1,5 @@
 """Slurm by slurmrestd. https://slurm.schedmd.com/rest_api.html"""
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
@@ -10,29 +9,41 @@ import httpx
 
 from jobs.backends.base import Inventory, PartitionInfo, SchedulerUnavailable, SubmissionRejected
 from jobs.backends.slurm.backend import SlurmBackend, SlurmClient, Submission
-from jobs.backends.slurm.directories import STDOUT_FILE
-from jobs.backends.slurm.errors import is_unavailability, may_mean_bad_token
+from jobs.backends.slurm.errors import (
+    DUPLICATE_CODE,
+    UNSPECIFIED,
+    DuplicateSubmission,
+    is_unavailability,
+    may_mean_bad_token,
+)
 from jobs.backends.slurm.inventory import get_from_rest
 from jobs.backends.slurm.options import RestOptions, read_rest_options
 from jobs.backends.slurm.probes import RestProbe
-from jobs.backends.slurm.records import COMMENT_PREFIX, SlurmJob
-from jobs.backends.slurm.states import is_end, read_state, read_wait_status
+from jobs.backends.slurm.records import SlurmJob
+from jobs.backends.slurm.rest_answers import Record, describe, error_code, errors_of, read_answer
+from jobs.backends.slurm.rest_transport import MAX_ANSWER_BYTES, DeadlineTransport
+from jobs.backends.slurm.rest_v0038 import RestV0038
+from jobs.backends.slurm.rest_v0039 import RestV0039
+from jobs.backends.slurm.rest_v0040 import RestV0040, RestV0041, RestV0042
+from jobs.backends.slurm.rest_versions import RestVersion
+from jobs.backends.slurm.states import is_end, read_state
 from jobs.backends.slurm.text import expand_hosts, read_gres
 from jobs.backends.slurm.timer import add_signal_timer
 from jobs.backends.slurm.tokens import TokenBroker, TokenDirectory, TokenRefused, TokenSource
 from jobs.spec import MAX_TIME_LIMIT_MINUTES
+from jobs.states import JobState
 
-VERSIONS: Final = ("v0.0.38",)
-"""Versions of the interface that this module reads, the best first."""
+SUPPORTED: Final[tuple[RestVersion, ...]] = (RestV0042(), RestV0041(), RestV0040(), RestV0039(), RestV0038())
+"""Versions of the interface that can be used, the best first."""
 
-_MIB: Final = 1024 * 1024
 _MAX_SINGLE_IDS: Final = 4
 """Up to so many jobs are asked for one by one; for more, the list of all is shorter."""
 
 _NOT_KNOWN: Final = 2017
 _AT_ITS_END: Final = 2021
-_NOTHING_FOUND: Final = ("Nothing found with query", "Nothing found")
 _PARTS: Final = ("slurm", "slurmdb")
+_DESCRIPTIONS: Final = ("/openapi/v3", "/openapi.json", "/openapi")
+"""Where servers describe themselves; later releases may give up the first."""
 
 
 class SlurmRestBackend(SlurmBackend):
@@ -55,6 +66,7 @@ class SlurmRestBackend(SlurmBackend):
             if options.token_broker
             else TokenDirectory(options.token_directory),
             timeout_s=options.timeout_s,
+            version=options.version,
         )
 
 
@@ -68,44 +80,48 @@ class RestClient(SlurmClient):
         user: str,
         tokens: TokenSource,
         timeout_s: float,
+        version: str = "",
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        """`version` is the only one to be used; without it the best that the server has."""
         self._user = user
         self._tokens = tokens
         # trust_env: a proxy of the portal's environment must not see tokens.
-        self._http = httpx.Client(base_url=url, timeout=timeout_s, trust_env=False, transport=transport)
-        self._versions: dict[str, str] = {}
+        self._http = httpx.Client(
+            base_url=url, trust_env=False, transport=transport or DeadlineTransport(timeout_s=timeout_s)
+        )
+        self._usable = tuple(one for one in SUPPORTED if version in ("", one.name))
+        self._chosen: RestVersion | None = None
 
     def open_probe(self) -> RestProbe:
         return RestProbe(self._ask_as, user=self._user, tokens=self._tokens)
 
     def _ask_as(self, part: str, path: str, *, user: str) -> dict[str, Any]:
-        response = self._send("GET", part, path, user=user)
-        answer = _read_json(response)
-        self._check(response, answer)
-        return answer
+        return self._ask(part, path, user=user).values
 
     def ping(self) -> None:
-        answer = self._ask("GET", "slurm", "ping")
-        controllers = _list(answer, "pings")
-        if not any(item.get("ping") == "UP" or item.get("status") == 0 for item in controllers):
+        answer = self._ask("slurm", "ping")
+        if not any(self._version.read_ping(item) for item in answer.records("pings")):
             raise SchedulerUnavailable("No Slurm controller answers.")
 
     def submit(self, submission: Submission) -> int:
-        body = {
-            "script": add_signal_timer(submission.spec),
-            "job": _job_properties(submission),
-        }
+        body = self._version.write_submission(submission, add_signal_timer(submission.spec))
         try:
             response = self._send("POST", "slurm", "job/submit", user=submission.user, body=body)
         except TokenRefused as error:
             raise SubmissionRejected(str(error)) from error
-        answer = _read_json(response)
+        answer = read_answer(response)
         # A job that waits because it is held comes with an id and an error entry at once: the id counts.
-        job_id = answer.get("job_id")
-        if response.status_code == 200 and isinstance(job_id, int) and job_id > 0:
+        job_id = answer.optional_number("job_id")
+        if response.status_code == 200 and job_id is not None and job_id > 0:
             return job_id
-        raise _read_refusal(response, answer)
+        refusal = _read_refusal(response, answer)
+        if describe(errors_of(answer)) == UNSPECIFIED:
+            # Mostly a rule of the site's, whose words are not handed on. A token that is no good is told the same
+            # elsewhere: one with which the controller answers leaves the rule.
+            self._ask("slurm", "ping", user=submission.user)
+            refusal = SubmissionRejected(f"{UNSPECIFIED}: refused by a rule of this cluster, probably")
+        raise refusal
 
     def forecast(self, submission: Submission) -> datetime | None:
         # This interface can't try a submission; what is free now starts now.
@@ -123,68 +139,76 @@ class RestClient(SlurmClient):
 
     def list_queue(self, job_ids: Collection[int] | None) -> list[SlurmJob]:
         if job_ids is None or len(job_ids) > _MAX_SINGLE_IDS:
-            return [_read_queue_job(item) for item in _list(self._ask("GET", "slurm", "jobs"), "jobs")]
+            found = self._ask("slurm", "jobs", is_list=True).records("jobs")
+            return [self._version.read_queue_job(item) for item in found]
         jobs = []
         for job_id in sorted(job_ids):
             response = self._send("GET", "slurm", f"job/{job_id}")
-            answer = _read_json(response)
-            if response.status_code != 200 and any(_error_code(item) == _NOT_KNOWN for item in _errors(answer)):
+            answer = read_answer(response)
+            if response.status_code != 200 and any(error_code(item) == _NOT_KNOWN for item in errors_of(answer)):
                 continue
-            self._check(response, answer)
-            jobs += [_read_queue_job(item) for item in _list(answer, "jobs")]
+            _check(response, answer)
+            jobs += [self._version.read_queue_job(item) for item in answer.records("jobs")]
         return jobs
 
     def list_accounting(
         self, *, job_ids: Collection[int] = (), since: datetime | None = None, user: str = ""
     ) -> list[SlurmJob]:
         if job_ids:
-            found = []
-            for job_id in sorted(job_ids):
-                found += _list(self._ask("GET", "slurmdb", f"job/{job_id}"), "jobs")
+            found = [
+                item for job_id in sorted(job_ids) for item in self._ask("slurmdb", f"job/{job_id}").records("jobs")
+            ]
         else:
             start = f"uts{int(since.timestamp())}" if since else "now-30days"
-            found = _list(self._ask("GET", "slurmdb", "jobs", parameters={"start_time": start}), "jobs")
-        runs = [_read_run(item) for item in found]
+            answer = self._ask("slurmdb", "jobs", parameters={"start_time": start}, is_list=True)
+            found = answer.records("jobs")
+        runs = [self._version.read_run(item) for item in found]
         return [run for run in runs if not user or run.user == user]
 
     def cancel(self, job_id: int, *, user: str) -> None:
         response = self._send("DELETE", "slurm", f"job/{job_id}", user=user)
-        answer = _read_json(response)
-        if any(_error_code(item) in (_NOT_KNOWN, _AT_ITS_END) for item in _errors(answer)):
+        answer = read_answer(response)
+        if any(error_code(item) in (_NOT_KNOWN, _AT_ITS_END) for item in errors_of(answer)):
             return  # not there any more, or at its end already
-        self._check(response, answer)
+        _check(response, answer)
 
     def partitions(self) -> list[PartitionInfo]:
-        found = _list(self._ask("GET", "slurm", "partitions"), "partitions")
-        nodes = {str(node["name"]): node for node in _list(self._ask("GET", "slurm", "nodes"), "nodes")}
+        found = self._ask("slurm", "partitions", is_list=True).records("partitions")
+        nodes = {node.text("name"): node for node in self._ask("slurm", "nodes", is_list=True).records("nodes")}
         pending: Counter[str] = Counter()
         running: Counter[str] = Counter()
-        for job in _list(self._ask("GET", "slurm", "jobs"), "jobs"):
-            word = str(job.get("job_state", ""))
-            state = read_state(word)
+        for job in self._ask("slurm", "jobs", is_list=True).records("jobs"):
+            state = read_state(self._version.read_state(job))
             if state is not None and not is_end(state):
-                names = str(job.get("partition", "")).split(",")
-                (pending if state == "PENDING" else running).update(names)
+                (pending if state is JobState.PENDING else running).update(job.text("partition").split(","))
         return [
-            _read_partition(item, nodes, pending=pending[str(item["name"])], running=running[str(item["name"])])
+            _read_partition(
+                self._version,
+                item,
+                nodes,
+                pending=pending[item.text("name")],
+                running=running[item.text("name")],
+            )
             for item in found
         ]
 
     def inventory(self) -> Inventory:
-        return get_from_rest(lambda part, path: self._ask("GET", part, path))
+        return get_from_rest(lambda part, path: self._ask(part, path, is_list=True).values)
 
-    def _ask(self, method: str, part: str, path: str, *, parameters: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """An answer without errors, asked as the portal itself."""
-        response = self._send(method, part, path, parameters=parameters)
-        answer = _read_json(response)
-        self._check(response, answer)
+    def _ask(
+        self,
+        part: str,
+        path: str,
+        *,
+        user: str = "",
+        parameters: Mapping[str, str] | None = None,
+        is_list: bool = False,
+    ) -> Record:
+        """An answer without errors, asked as the portal itself unless `user` is given."""
+        response = self._send("GET", part, path, user=user, parameters=parameters, is_list=is_list)
+        answer = read_answer(response)
+        _check(response, answer)
         return answer
-
-    def _check(self, response: httpx.Response, answer: Mapping[str, Any]) -> None:
-        # An accounting daemon that is away comes as 200, no jobs, and an entry in errors; so does an empty result.
-        errors = [item for item in _errors(answer) if item.get("error") not in _NOTHING_FOUND]
-        if response.status_code != 200 or errors:
-            raise SchedulerUnavailable(f"slurmrestd answered {response.status_code}: {_describe(errors)}")
 
     def _send(
         self,
@@ -195,14 +219,20 @@ class RestClient(SlurmClient):
         user: str = "",
         body: Mapping[str, Any] | None = None,
         parameters: Mapping[str, str] | None = None,
+        is_list: bool = False,
     ) -> httpx.Response:
         name = user or self._user
-        headers = {"X-SLURM-USER-NAME": name, "X-SLURM-USER-TOKEN": self._tokens.token_for(name)}
-        url = f"/{part}/{self._version_of(part, headers)}/{path}"
-        response = self._request(method, url, headers=headers, body=body, parameters=parameters)
+        headers = self._headers(name)
+        url = f"/{part}/{self._version.name}/{path}"
+        response = self._request(method, url, headers=headers, body=body, parameters=parameters, is_list=is_list)
+        if response.status_code == 404 and not response.headers.get("content-type", "").startswith("application/json"):
+            self._chosen = None  # no such path: the server is another since it was asked what it has
         if response.status_code in (401, 500) and may_mean_bad_token(response.text):
             self._tokens.discard(name)
         return response
+
+    def _headers(self, user: str) -> dict[str, str]:
+        return {"X-SLURM-USER-NAME": user, "X-SLURM-USER-TOKEN": self._tokens.token_for(user)}
 
     def _request(
         self,
@@ -212,191 +242,85 @@ class RestClient(SlurmClient):
         headers: Mapping[str, str],
         body: Mapping[str, Any] | None = None,
         parameters: Mapping[str, str] | None = None,
+        is_list: bool = False,
     ) -> httpx.Response:
+        extensions = {"max_answer_bytes": MAX_ANSWER_BYTES} if is_list else {}
         try:
-            return self._http.request(method, url, headers=headers, json=body, params=parameters)
-        except httpx.HTTPError as error:
+            return self._http.request(method, url, headers=headers, json=body, params=parameters, extensions=extensions)
+        except (httpx.HTTPError, httpx.DecodingError) as error:
             raise SchedulerUnavailable(f"slurmrestd doesn't answer: {type(error).__name__} {error}") from error
 
-    def _version_of(self, part: str, headers: Mapping[str, str]) -> str:
+    @property
+    def _version(self) -> RestVersion:
         """The version of the interface to use, from the server's own description of itself."""
-        if not self._versions:
-            description = _read_json(self._request("GET", "/openapi/v3", headers=headers))
-            paths = description.get("paths")
-            offered = {tuple(str(path).split("/")[1:3]) for path in paths} if isinstance(paths, dict) else set()
-            chosen = {one: version for one in _PARTS for version in reversed(VERSIONS) if (one, version) in offered}
-            if set(chosen) != set(_PARTS):
-                there = sorted("/".join(item) for item in offered if item[0] in _PARTS and len(item) == 2)
-                raise SchedulerUnavailable(
-                    f"slurmrestd offers none of {', '.join(VERSIONS)} for jobs and accounting; it has: "
-                    f"{', '.join(there) or 'nothing'}"
-                )
-            self._versions = chosen
-        return self._versions[part]
+        version = self._chosen
+        if version is None:
+            version = self._chosen = self._choose_version()
+        return version
 
-
-def _job_properties(submission: Submission) -> dict[str, Any]:
-    """A job of v0.0.38. Directives in the script are not read by slurmrestd; nothing is added to the environment."""
-    spec = submission.spec
-    properties: dict[str, Any] = {
-        "name": spec.name,
-        "comment": f"{COMMENT_PREFIX}{spec.key}",
-        "current_working_directory": submission.directory,
-        "partition": spec.partition,
-        "nodes": spec.nodes,
-        "tasks_per_node": 1,
-        "time_limit": spec.time_limit_minutes,
-        "standard_output": f"{submission.directory}/{STDOUT_FILE}",
-        "standard_input": "/dev/null",
-        "open_mode": "append",
-        "requeue": False,
-        "environment": {
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
-            "HOME": submission.home,
-            "SHELL": submission.shell,
-            "USER": submission.user,
-            "LOGNAME": submission.user,
-            "LANG": "C.UTF-8",
-            **submission.environment,
-        },
-    }
-    cpus = spec.cpus_per_node
-    if spec.gres_name == "cpu":
-        cpus = spec.devices_per_node or cpus
-    elif spec.devices_per_node:
-        kind = f":{spec.gres_type}" if spec.gres_type else ""
-        properties["gres"] = f"{spec.gres_name}{kind}:{spec.devices_per_node}"
-    if cpus is not None:
-        properties["cpus_per_task"] = cpus
-    if spec.memory_bytes_per_node is not None:
-        properties["memory_per_node"] = -(-spec.memory_bytes_per_node // _MIB)
-    if spec.qos:
-        properties["qos"] = spec.qos
-    if spec.slurm_account:
-        properties["account"] = spec.slurm_account
-    return properties
-
-
-def _read_queue_job(item: Mapping[str, Any]) -> SlurmJob:
-    exit_code, exit_signal = read_wait_status(int(item.get("exit_code") or 0))
-    return SlurmJob(
-        job_id=int(item["job_id"]),
-        user=str(item.get("user_name") or ""),
-        word=str(item.get("job_state") or ""),
-        work_directory=str(item.get("current_working_directory") or ""),
-        comment=str(item.get("comment") or ""),
-        submitted_at=_time(item.get("submit_time")),
-        started_at=_time(item.get("start_time")),
-        ended_at=_time(item.get("end_time")),
-        # The description says more: of nodes that are all drained the reason has only "Resources". squeue does so, too.
-        reason=str(item.get("state_description") or item.get("state_reason") or ""),
-        nodes=str(item.get("nodes") or ""),
-        exit_code=exit_code,
-        exit_signal=exit_signal,
-    )
-
-
-def _read_run(item: Mapping[str, Any]) -> SlurmJob:
-    """A record of accounting. This version says SUCCESS of jobs that failed: a code is believed only if it is none."""
-    word = str(item["state"]["current"])
-    nodes = str(item.get("nodes") or "")
-    exit_status = item.get("exit_code") or {}
-    is_known = word == "COMPLETED" or exit_status.get("status") not in (None, "SUCCESS")
-    signal = (exit_status.get("signal") or {}).get("signal_id") if is_known else None
-    times = item["time"]
-    allocated = (item.get("tres") or {}).get("allocated") or []
-    tres = {
-        f"{entry['type']}/{entry['name']}" if entry.get("name") else str(entry["type"]): int(entry["count"])
-        for entry in allocated
-        if entry.get("count") is not None
-    }
-    total = times.get("total") or {}
-    return SlurmJob(
-        job_id=int(item["job_id"]),
-        user=str(item.get("user") or ""),
-        word=word,
-        work_directory=str(item.get("working_directory") or ""),
-        comment=str((item.get("comment") or {}).get("job") or ""),
-        submitted_at=_time(times.get("submission")),
-        started_at=_time(times.get("start")),
-        ended_at=_time(times.get("end")),
-        nodes="" if nodes == "None assigned" else nodes,
-        exit_code=int(exit_status.get("return_code") or 0) if is_known else None,
-        exit_signal=signal or None,
-        elapsed_s=int(times.get("elapsed") or 0),
-        tres=tres,
-        cpu_s=float(total.get("seconds") or 0) + float(total.get("microseconds") or 0) / 1e6,
-    )
+    def _choose_version(self) -> RestVersion:
+        headers = self._headers(self._user)
+        for path in _DESCRIPTIONS:
+            response = self._request("GET", path, headers=headers)
+            if response.status_code != 404:
+                break
+        paths = read_answer(response).record("paths").names()
+        offered = {tuple(path.split("/")[1:3]) for path in paths}
+        for version in self._usable:
+            if all((part, version.name) in offered for part in _PARTS):
+                return version
+        there = sorted("/".join(item) for item in offered if len(item) == 2 and item[0] in _PARTS)
+        raise SchedulerUnavailable(
+            f"slurmrestd offers none of {', '.join(one.name for one in self._usable)} for jobs and accounting; it has: "
+            f"{', '.join(there) or 'nothing'}"
+        )
 
 
 def _read_partition(
-    item: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]], *, pending: int, running: int
+    version: RestVersion, item: Record, nodes: Mapping[str, Record], *, pending: int, running: int
 ) -> PartitionInfo:
-    own = [nodes[name] for name in expand_hosts(str(item.get("nodes") or "")) if name in nodes]
-    gres = [entry for node in own for entry in read_gres(str(node.get("gres") or ""))]
+    try:
+        names = expand_hosts(version.read_partition_nodes(item))
+    except ValueError as error:
+        raise SchedulerUnavailable(f"slurmrestd's answer has a list of nodes that can't be read: {error}") from error
+    own = [nodes[name] for name in names if name in nodes]
+    gres = [entry for node in own for entry in read_gres(node.text("gres"))]
     kind, label = (gres[0][0], gres[0][1]) if gres else ("", "")
-    used = [entry for node in own for entry in read_gres(str(node.get("gres_used") or ""))]
-    limit = item.get("max_time_limit")
+    used = [entry for node in own for entry in read_gres(node.text("gres_used"))]
     return PartitionInfo(
-        name=str(item["name"]),
-        is_up=item.get("state") == "UP",
+        name=item.text("name"),
+        is_up=version.read_partition_is_up(item),
         nodes=len(own),
         devices_per_node=max((count for one, two, count in gres if (one, two) == (kind, label)), default=0),
         gres_name=kind,
         gres_type=label,
-        max_time_limit_minutes=limit if isinstance(limit, int) and limit > 0 else MAX_TIME_LIMIT_MINUTES,
+        max_time_limit_minutes=version.read_partition_limit(item) or MAX_TIME_LIMIT_MINUTES,
         devices_in_use=sum(count for one, two, count in used if (one, two) == (kind, label)),
         jobs_pending=pending,
         jobs_running=running,
     )
 
 
-def _read_json(response: httpx.Response) -> dict[str, Any]:
-    """The answer as an object. Raises SchedulerUnavailable for HTML, half an answer, a refused token."""
-    try:
-        answer = response.json()
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        answer = None
-    if not isinstance(answer, dict):
-        raise SchedulerUnavailable(f"slurmrestd answered {response.status_code} with no JSON: {response.text[:100]!r}")
-    return answer
+def _check(response: httpx.Response, answer: Record) -> None:
+    """Raises SchedulerUnavailable for an answer with errors.
+
+    An accounting daemon that is away comes as 200, no jobs, and an entry in errors; so does an empty result.
+    """
+    errors = errors_of(answer)
+    if response.status_code != 200 or errors:
+        raise SchedulerUnavailable(f"slurmrestd answered {response.status_code}: {describe(errors)}")
 
 
-def _list(answer: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    items = answer.get(name)
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise SchedulerUnavailable(f"slurmrestd's answer has no list of {name}")
-    return items
-
-
-def _errors(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
-    errors = answer.get("errors")
-    return [item for item in errors if isinstance(item, dict)] if isinstance(errors, list) else []
-
-
-def _error_code(item: Mapping[str, Any]) -> int:
-    """Entries are not uniform: either name is used."""
-    code = item.get("error_code") or item.get("error_number") or 0
-    return code if isinstance(code, int) else 0
-
-
-def _describe(errors: list[dict[str, Any]]) -> str:
-    words = [str(item.get("error") or item.get("description") or item) for item in errors]
-    return "; ".join(words) or "no reason given"
-
-
-def _read_refusal(response: httpx.Response, answer: Mapping[str, Any]) -> SchedulerUnavailable | SubmissionRejected:
+def _read_refusal(response: httpx.Response, answer: Record) -> SchedulerUnavailable | SubmissionRejected:
     """What an answer without a job's id means. Slurm's codes for refusals begin at 2000."""
-    errors = _errors(answer)
-    words = _describe(errors)
-    is_refusal = any(2000 <= _error_code(item) < 5000 for item in errors)
-    if response.status_code == 400 and any(_error_code(item) == 9001 for item in errors):
+    errors = errors_of(answer)
+    words = describe(errors)
+    if any(error_code(item) == DUPLICATE_CODE for item in errors):
+        return DuplicateSubmission(words)
+    is_refusal = any(2000 <= error_code(item) < 5000 for item in errors)
+    if response.status_code == 400 and any(error_code(item) == 9001 for item in errors):
         is_refusal = True  # a value that Slurm can't read, such as a GRES that it doesn't have: nothing was submitted
         words = f"Invalid specification, such as an unknown generic resource: {words}"
     if is_refusal and not (response.status_code != 400 and is_unavailability(words)):
         return SubmissionRejected(words)
     return SchedulerUnavailable(f"slurmrestd answered {response.status_code}: {words}")
-
-
-def _time(value: object) -> datetime | None:
-    return datetime.fromtimestamp(value, UTC) if isinstance(value, int) and value > 0 else None

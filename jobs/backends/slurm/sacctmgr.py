@@ -30,9 +30,10 @@ from jobs.backends.associations import (
 )
 from jobs.backends.base import SchedulerUnavailable
 from jobs.backends.option_values import read_seconds
-from jobs.backends.slurm.commands import CommandResult, CommandRunner
+from jobs.backends.slurm.commands import CommandRunner
 from jobs.backends.slurm.errors import is_unavailability
 from jobs.backends.slurm.options import CliOptions, read_cli_options
+from jobs.backends.slurm.processes import CommandResult
 from jobs.backends.slurm.text import read_duration_s, read_tres
 
 _OPTIONS: Final = frozenset({"SLURM_CONF", "PATH", "TIMEOUT_S", "CLUSTER_NAME"})

@@ -6,8 +6,11 @@ from datetime import UTC, datetime
 from typing import Final
 
 MAX_HOSTS: Final = 100_000
-_DURATION: Final = re.compile(r"\A(?:(?P<days>\d+)-)?(?:(?:(?P<hours>\d+):)?(?P<minutes>\d+):)?(?P<seconds>\d+)\Z")
-_RANGE: Final = re.compile(r"\A(\d+)(?:-(\d+))?\Z")
+_DURATION: Final = re.compile(
+    r"\A(?:(?P<days>[0-9]{1,9})-)?(?:(?:(?P<hours>[0-9]{1,9}):)?(?P<minutes>[0-9]{1,9}):)?(?P<seconds>[0-9]{1,9})\Z"
+)
+_RANGE: Final = re.compile(r"\A([0-9]{1,9})(?:-([0-9]{1,9}))?\Z")
+_SIZE: Final = re.compile(r"\A([0-9]{1,18}(?:\.[0-9]{1,9})?)([KMGTP]?)\Z")
 
 
 def split_rows(text: str, *, delimiter: str, columns: int) -> Iterator[list[str]]:
@@ -34,7 +37,11 @@ def split_rows(text: str, *, delimiter: str, columns: int) -> Iterator[list[str]
 
 def read_time(text: str) -> datetime | None:
     """A time printed as seconds since the epoch (SLURM_TIME_FORMAT=%s); None for "N/A", "Unknown" and the like."""
-    return datetime.fromtimestamp(int(text), UTC) if text.isascii() and text.isdigit() and int(text) else None
+    if not (text.isascii() and text.isdigit()):
+        return None
+    if len(text) > 11:  # the year 5138
+        raise ValueError(f"{text[:40]!r} is no time")
+    return datetime.fromtimestamp(int(text), UTC) if int(text) else None
 
 
 def read_duration_s(text: str) -> float | None:
@@ -51,8 +58,11 @@ def read_size_bytes(text: str) -> int | None:
     """Bytes of "5376K" or "1.5G"; None for an empty field."""
     if not text:
         return None
-    factor = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}.get(text[-1])
-    return int(float(text[:-1]) * factor) if factor else int(float(text))
+    match = _SIZE.match(text)
+    if match is None:
+        raise ValueError(f"{text[:40]!r} is no size")
+    factor = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}[match[2]]
+    return int(float(match[1]) * factor)
 
 
 def read_tres(text: str) -> dict[str, int]:
@@ -60,7 +70,7 @@ def read_tres(text: str) -> dict[str, int]:
     found = {}
     for item in text.split(","):
         name, _, value = item.partition("=")
-        if value.isascii() and value.isdigit():
+        if value.isascii() and value.isdigit() and len(value) <= 18:
             found[name] = int(value)
     return found
 
@@ -76,7 +86,7 @@ def read_gres(text: str) -> list[tuple[str, str, int]]:
     found = []
     for item in re.sub(r"\([^()]*\)", "", text).split(","):
         parts = item.split(":")
-        if len(parts) < 2 or not parts[0] or not re.fullmatch(r"\d+", parts[-1]):
+        if len(parts) < 2 or not parts[0] or not re.fullmatch(r"[0-9]{1,9}", parts[-1]):
             continue
         found.append((parts[0], parts[1] if len(parts) > 2 else "", int(parts[-1])))
     return found
@@ -110,4 +120,7 @@ def _expand_item(item: str, limit: int) -> list[str]:
         if last - first >= limit - len(names):
             raise ValueError(f"more than {MAX_HOSTS} hosts")
         names.extend(f"{head}{number:0{len(match[1])}d}" for number in range(first, last + 1))
-    return [name + end for name in names for end in (_expand_item(tail, limit) if tail else [""])]
+    ends = _expand_item(tail, limit) if tail else [""]
+    if len(names) * len(ends) > limit:
+        raise ValueError(f"more than {MAX_HOSTS} hosts")
+    return [name + end for name in names for end in ends]

@@ -14,6 +14,8 @@ from tests.integration.slurm.layout import (
     BROKER_USER,
     CAROL,
     CLUSTER_NAME,
+    DENIED_NAME,
+    MAX_SCRIPT_BYTES,
     MESSAGE_TIMEOUT_S,
     PORTAL_USER,
     REST_USER,
@@ -22,6 +24,24 @@ from tests.integration.slurm.layout import (
 )
 
 _CHECKOUT: Final = Path(__file__).resolve().parents[3]
+_GUARD: Final = _CHECKOUT / "deploy" / "slurm" / "job_submit.lua"
+_SITE_RULE: Final = f"""
+local guard = slurm_job_submit
+function slurm_job_submit(job_desc, part_list, submit_uid)
+    if job_desc.name == "{DENIED_NAME}" then
+        slurm.log_user("this name is not allowed here")
+        return slurm.ERROR
+    end
+    return guard(job_desc, part_list, submit_uid)
+end
+return slurm.SUCCESS
+"""
+"""What a site may have besides: it refuses in its own words, with the code that most such rules give."""
+
+
+def has_submit_rules() -> bool:
+    """Whether this Slurm was built with rules in Lua."""
+    return any(Path("/usr/lib").glob("*/slurm*/job_submit_lua.so"))
 
 
 def write_configuration(layout: Layout) -> None:
@@ -52,6 +72,11 @@ def write_configuration(layout: Layout) -> None:
     _write(layout.etc / "gres.conf", _gres_conf(layout, devices).encode())
     # 22.05 always loads a cgroup plugin in slurmd; the one for v1 does nothing here.
     _write(layout.etc / "cgroup.conf", b"CgroupPlugin=cgroup/v1\nCgroupAutomount=no\nConstrainRAMSpace=no\n")
+    if has_submit_rules():
+        _write(
+            layout.etc / "job_submit.lua",
+            (_GUARD.read_text().removesuffix("return slurm.SUCCESS\n") + _SITE_RULE).encode(),
+        )
     _write(layout.etc / "slurmdbd.conf", _slurmdbd_conf(layout).encode(), owner="slurm", mode=0o600)
 
 
@@ -145,7 +170,7 @@ def _slurm_conf(layout: Layout) -> str:
         "EnforcePartLimits=ALL",
         "SchedulerType=sched/backfill",
         "SchedulerParameters=batch_sched_delay=0,sched_min_interval=100000,sched_interval=2,bf_interval=2,"
-        "bf_continue,default_queue_depth=200",
+        f"bf_continue,default_queue_depth=200,max_script_size={MAX_SCRIPT_BYTES}",
         "SelectType=select/cons_tres",
         "SelectTypeParameters=CR_Core_Memory",
         "PriorityType=priority/multifactor",
@@ -165,6 +190,8 @@ def _slurm_conf(layout: Layout) -> str:
         "AccountingStoreFlags=job_comment",
         f"GresTypes={','.join(names)}",
     ]
+    if has_submit_rules():
+        lines.append("JobSubmitPlugins=lua")
     for group in layout.groups:
         gres = f" Gres={group.gres_name}:{group.gres_type}:{group.devices_per_node}" if group.devices_per_node else ""
         lines += [

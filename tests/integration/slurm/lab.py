@@ -24,6 +24,8 @@ from tests.integration.slurm.layout import (
     ACCOUNTS,
     ALICE,
     BROKER_USER,
+    CAPPED_DEVICES,
+    CAPPED_QOS,
     PORTAL_USER,
     REST_USER,
     UNIX_USERS,
@@ -31,6 +33,7 @@ from tests.integration.slurm.layout import (
     NodeGroup,
 )
 from tests.integration.slurm.packages import missing_programs
+from tests.integration.slurm.submit_host import SUDOERS, write_ssh_configuration, write_sudo_rule
 
 MARKER: Final = "PORTAL_SLURM_LAB"
 """Environment variable of every process of a lab: its directory. Whatever carries it belongs to that lab."""
@@ -116,6 +119,7 @@ class SlurmLab:
             input=input,
             capture_output=True,
             text=True,
+            errors="replace",  # some test's comment is no text
             check=False,
             timeout=60,
             **as_user(user),
@@ -161,6 +165,8 @@ class SlurmLab:
         """End one daemon by its process id and wait until it is gone."""
         process = self.process(name)
         if process is not None:
+            if name == "sshd":
+                _end(process.children(recursive=True))  # connections outlive the listener
             process.send_signal(signal_number)
             if signal_number == signal.SIGTERM:
                 _end([process])
@@ -193,7 +199,8 @@ class SlurmLab:
 
     @property
     def daemons(self) -> list[str]:
-        return ["munged", "mariadbd", "slurmdbd", "slurmctld", *self.layout.node_names, "slurmrestd", "token_broker"]
+        names = ["munged", "mariadbd", "slurmdbd", "slurmctld", *self.layout.node_names]
+        return [*names, "slurmrestd", "token_broker", "sshd"]
 
     def stop_processes(self) -> None:
         """End all jobs and daemons of this lab: whatever carries its marker, and their job scripts."""
@@ -219,6 +226,7 @@ class SlurmLab:
     def _start_all(self) -> None:
         _make_users()
         write_configuration(self.layout)
+        write_ssh_configuration(self.layout)
         self._write_processes({})
         self._spawn("munged")
         _run_quietly(
@@ -241,10 +249,14 @@ class SlurmLab:
             self._spawn(name)
         self._spawn("slurmrestd")
         self._spawn("token_broker")
+        self.start("sshd")
         self._wait_for("slurmctld")
         self._wait_for("slurmrestd")
         self._wait_for("token_broker")
         self.wait_for_nodes()
+        # Accounting hears of accelerators from slurmctld only.
+        limit = f"MaxTRESPerJob=gres/gpu={CAPPED_DEVICES}"
+        self.run("sacctmgr", "--immediate", "modify", "qos", CAPPED_QOS, "set", limit)
         stored = {"ports": self.layout.ports, "groups": [asdict(group) for group in self.layout.groups]}
         (self.layout.root / "lab.json").write_text(json.dumps(stored))
 
@@ -253,11 +265,12 @@ class SlurmLab:
 
     def _add_accounts(self) -> None:
         lines = ["add cluster lab", "add qos high Priority=1000 Flags=DenyOnLimit", "add qos low Priority=10"]
+        lines.append(f"add qos {CAPPED_QOS} Flags=DenyOnLimit")
         lines += ["modify qos high set Preempt=low", "modify qos low set PreemptMode=requeue"]
         for user, account in ACCOUNTS.items():
             lines.append(f"add account {account} Description={account} Organization=lab")
             lines.append(f"add user {user} Account={account} DefaultAccount={account}")
-            lines.append(f"modify user {user} set QOS=normal,high,low")
+            lines.append(f"modify user {user} set QOS=normal,high,low,{CAPPED_QOS}")
         # The portal sees everybody's jobs also where PrivateData is set; it may not submit for anybody.
         lines += ["add account portal Description=portal Organization=lab"]
         lines += ["add user slurmlab-portal Account=portal AdminLevel=Operator"]
@@ -315,6 +328,9 @@ class SlurmLab:
             # Its own copy of the code and the system's Python, without the portal's packages: as on a cluster.
             command = ["/usr/bin/python3", "-P", "-m", "token_broker", f"{layout.broker}/broker.toml"]
             return command, BROKER_USER, {"PYTHONPATH": str(layout.broker / "code")}
+        if name == "sshd":
+            # It starts itself anew for each connection, by its whole name.
+            return ["/usr/sbin/sshd", "-D", "-e", "-f", str(layout.ssh / "sshd_config")], "root", {}
         return ["slurmd", "-D", "-N", name], "root", {}
 
     def _wait_for(self, name: str) -> None:
@@ -325,6 +341,7 @@ class SlurmLab:
             "slurmctld": lambda: self._answers("scontrol", "ping"),
             "slurmrestd": lambda: _is_listening(self.layout.ports["slurmrestd"]),
             "token_broker": lambda: _accepts(self.layout.broker_socket),
+            "sshd": lambda: _is_listening(self.layout.ports["sshd"]),
         }
         check = checks.get(name)
         if check is None:  # a slurmd
@@ -378,6 +395,7 @@ def remove_lab(root: Path) -> None:
                         _run_quietly("userdel", user.pw_name)
                     except LabError as error:  # a process of theirs is just ending: the next lab uses or removes them
                         logger.warning("%s", error)
+            SUDOERS.unlink(missing_ok=True)
 
 
 def _make_users() -> None:
@@ -387,6 +405,9 @@ def _make_users() -> None:
             if name not in known:
                 home = ["--no-create-home", "--home-dir", "/nonexistent", "--user-group"]
                 _run_quietly("useradd", *home, "--shell", "/bin/bash", "--comment", _USER_COMMENT, name)
+        # Sshd lets nobody in whose password is locked. No password is "*".
+        _run_quietly("usermod", "--password", "*", PORTAL_USER)
+        write_sudo_rule()
 
 
 @contextmanager
@@ -426,16 +447,21 @@ def _is_listening(port: int) -> bool:
 
 
 def _find_processes(root: Path) -> list[psutil.Process]:
-    """Daemons by their marker; scripts of jobs, which have a clean environment, by what Slurm puts into it."""
+    """Daemons by their marker; scripts of jobs, which have a clean environment, by what Slurm puts into it.
+
+    Sshd writes its state over its environment, so it and its connections are found by their command line.
+    """
     wanted = {MARKER: str(root), "SLURM_CONF": str(root / "etc" / "slurm.conf")}
     found = []
     for process in psutil.process_iter():
         try:
-            environment = process.environ()
+            environment, command = process.environ(), process.cmdline()
         except (psutil.Error, OSError):
             continue
         if process.pid != os.getpid() and any(environment.get(name) == value for name, value in wanted.items()):
             found.append(process)
+        elif any(f"{root}/ssh/sshd_config" in word for word in command):
+            found += [*process.children(recursive=True), process]
     return found
 
 

@@ -9,6 +9,16 @@ CLUSTER_NAME: Final = "lab"
 MESSAGE_TIMEOUT_S: Final = 5
 """How long a client of slurmctld waits for an answer; short, so that tests of silence are short."""
 
+MAX_SCRIPT_BYTES: Final = 300_000
+"""Below the portal's own limit, so that Slurm's can be seen."""
+
+DENIED_NAME: Final = "denied-by-a-rule"
+"""A job of this name is refused by a rule of the site's."""
+
+CAPPED_QOS: Final = "capped"
+CAPPED_DEVICES: Final = 4
+"""More accelerators a job are refused with this QOS."""
+
 PORTAL_USER: Final = "slurmlab-portal"
 REST_USER: Final = "slurmlab-rest"
 BROKER_USER: Final = "slurmlab-broker"
@@ -124,6 +134,11 @@ class Layout:
         return self.broker / "audit.jsonl"
 
     @property
+    def ssh(self) -> Path:
+        """Keys and configuration of the ssh server that makes this machine a submit host."""
+        return self.root / "ssh"
+
+    @property
     def rest_url(self) -> str:
         return f"http://127.0.0.1:{self.ports['slurmrestd']}"
 
@@ -133,7 +148,7 @@ class Layout:
 
     def with_free_ports(self) -> "Layout":
         """The same with a free port for each daemon."""
-        names = ["slurmctld", "slurmdbd", "slurmrestd", *self.node_names]
+        names = ["slurmctld", "slurmdbd", "slurmrestd", "sshd", *self.node_names]
         sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
         ports = {name: server.getsockname()[1] for name, server in zip(names, sockets, strict=True)}
         for server in sockets:

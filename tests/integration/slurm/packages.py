@@ -5,10 +5,14 @@ import shutil
 import subprocess
 from typing import Final
 
-PACKAGES: Final = ("slurm-wlm", "slurmdbd", "slurmrestd", "slurm-wlm-jwt-plugin", "munge", "mariadb-server")
+PACKAGES: Final = (
+    *("slurm-wlm", "slurmdbd", "slurmrestd", "slurm-wlm-jwt-plugin", "munge", "mariadb-server"),
+    *("openssh-server", "openssh-client", "sudo"),
+)
 _PROGRAMS: Final = (
     *("slurmctld", "slurmd", "slurmdbd", "slurmrestd", "sbatch", "sacctmgr"),
     *("munged", "mariadbd", "mariadb", "mariadb-install-db"),
+    *("sshd", "ssh", "ssh-keygen", "sudo", "visudo"),
 )
 
 
