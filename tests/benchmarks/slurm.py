@@ -52,7 +52,9 @@ def _measure_submission(lab: SlurmLab, jobs: int, watch_s: int) -> None:
             for clients in (1, 8):
                 rate = _measure_whole_way(portal, cluster, tokens, jobs, clients=clients)
                 figures.append((f"API to {cluster}, {clients} client{'s' if clients > 1 else ''}", rate))
-            figures.append((f"queue to {cluster}, by the worker", _measure_dispatch(portal, cluster, tokens, jobs)))
+            for count in (1, 4):
+                rate = _measure_dispatch(portal, cluster, tokens, jobs, dispatchers=count)
+                figures.append((f"queue to {cluster}, {count} dispatcher{'s' if count > 1 else ''}", rate))
         again = _measure_bare(lab, jobs)
         base = (bare[0][1] + again[0][1]) / 2
         rows = [[name, f"{rate:.1f}", f"{rate / base:.2f}"] for name, rate in (*bare, *again, *figures)]
@@ -75,16 +77,21 @@ def _measure_bare(lab: SlurmLab, jobs: int) -> list[tuple[str, float]]:
 
 
 def _make_people(portal: RunningPortal, count: int) -> list[str]:
+    tokens: list[str] = json.loads(_run_beside(portal, "tests.benchmarks.slurm_people", str(count)))
+    return tokens
+
+
+def _run_beside(portal: RunningPortal, module: str, *arguments: str) -> str:
+    """What a program printed that runs with the portal's database and settings."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.slurm_people", str(count)],
+        [sys.executable, "-m", module, *arguments],
         cwd=CHECKOUT,
         env=portal.environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
-    tokens: list[str] = json.loads(done.stdout)
-    return tokens
+    return done.stdout
 
 
 def _measure_whole_way(portal: RunningPortal, cluster: str, tokens: list[str], jobs: int, *, clients: int) -> float:
@@ -95,25 +102,17 @@ def _measure_whole_way(portal: RunningPortal, cluster: str, tokens: list[str], j
     return jobs / (_wait_for_accepted(portal, before + jobs) - start)
 
 
-def _measure_dispatch(portal: RunningPortal, cluster: str, tokens: list[str], jobs: int) -> float:
-    """Jobs per second of the worker alone: all are admitted and wait, then the cluster's breaker closes."""
-    before = _accepted(portal)[0]
-    _execute(portal, "UPDATE accounts_cluster SET retry_at = now() + interval '1 hour' WHERE code = %s", cluster)
-    _post_jobs(portal, cluster, tokens, jobs, clients=4)
-    deadline = time.monotonic() + _PATIENCE_S
-    while _execute(portal, "SELECT count(*) FROM jobs_job WHERE state = 'QUEUED'")[0][0] < jobs:
-        if time.monotonic() > deadline:
-            raise SystemExit("jobs are not admitted")
-        time.sleep(0.2)
-    _execute(portal, "UPDATE accounts_cluster SET retry_at = NULL WHERE code = %s", cluster)
-    last = _wait_for_accepted(portal, before + jobs)
-    first = _execute(
-        portal,
-        "SELECT extract(epoch FROM min(accepted_at)) FROM"
-        " (SELECT accepted_at FROM jobs_jobsegment WHERE native_id <> '' ORDER BY accepted_at DESC LIMIT %s) AS s",
-        jobs,
-    )[0][0]
-    return (jobs - 1) / (last - float(first))
+def _measure_dispatch(portal: RunningPortal, cluster: str, tokens: list[str], jobs: int, *, dispatchers: int) -> float:
+    """Jobs per second of dispatchers alone: all are admitted and wait, and the portal's own worker stands still."""
+    workers = portal.processes("worker")
+    for process in workers:
+        process.suspend()
+    try:
+        _post_jobs(portal, cluster, tokens, jobs, clients=4)
+        return float(_run_beside(portal, "tests.benchmarks.slurm_dispatch", str(dispatchers)))
+    finally:
+        for process in workers:
+            process.resume()
 
 
 def _post_jobs(portal: RunningPortal, cluster: str, tokens: list[str], jobs: int, *, clients: int) -> None:
