@@ -35,6 +35,12 @@ def usable_partitions(user: User | AnonymousUser) -> QuerySet[Partition]:
     return Partition.objects.select_related("cluster", "resource_class").filter(cluster__is_enabled=True)
 
 
+def slurm_accounts_of(user: User) -> list[str]:
+    """The charge labels on the clusters of the projects that the person is a member of."""
+    pairs = Project.objects.active().filter(memberships__user=user).values_list("slurm_account", "code")
+    return [account or code for account, code in pairs]
+
+
 def visible_jobs_filter(user: User | AnonymousUser) -> Q:
     """A filter on anything with `user` and `project`: one's own, those of projects one leads, all for staff.
 
@@ -54,6 +60,11 @@ def may_cancel_job(user: User | AnonymousUser, *, owner_id: int, project_id: int
     if not user.is_authenticated or not user.is_active:
         return False
     return user.pk == owner_id or user.is_staff or leads_project(user, project_id)
+
+
+def may_manage_clusters(user: User | AnonymousUser) -> bool:
+    """Staff: they see and mend what a cluster's scheduler has of the portal."""
+    return user.is_authenticated and user.is_active and user.is_staff
 
 
 def leads_project(user: User | AnonymousUser, project_id: int) -> bool:

@@ -18,6 +18,7 @@ from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationFo
 
 from accounts.models import (
     Allocation,
+    AssociationChange,
     Cluster,
     Institution,
     LedgerEntry,
@@ -114,6 +115,16 @@ class ResourceClassAdmin(ModelAdmin):
 class ClusterAdmin(ModelAdmin):
     list_display = ("code", "title", "is_enabled", "unavailable_since_at", "last_polled_at", "last_error")
     readonly_fields = ("consecutive_failures", "unavailable_since_at", "retry_at", "last_error", "last_polled_at")
+
+
+@admin.register(AssociationChange)
+class AssociationChangeAdmin(ReadOnlyAdmin):
+    list_display = ("at", "cluster", "kind", "target", "outcome", "actor", "origin", "words")
+    list_filter = ("cluster", "outcome", "kind", "origin")
+    list_select_related = ("cluster", "actor")
+    search_fields = ("target", "call__exact")
+    ordering = ("-pk",)
+    show_full_result_count = False
 
 
 @admin.register(Partition)

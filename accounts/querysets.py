@@ -42,6 +42,14 @@ class PartitionQuerySet(models.QuerySet[Any]):
         return self.filter(is_up=True, cluster__is_enabled=True)
 
 
+class NodeQuerySet(models.QuerySet[Any]):
+    """Nodes."""
+
+    def out_of_service(self) -> Self:
+        """Those that take no new job."""
+        return self.filter(state__in=("draining", "drained", "maintenance", "down"))
+
+
 class AllocationQuerySet(models.QuerySet[Any]):
     """Allocations."""
 

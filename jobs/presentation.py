@@ -10,6 +10,7 @@ from jobs.launch import CONTINUE_EXIT_CODE, NO_PROGRESS_EXIT_CODE
 from jobs.models import EventKind, Job, JobEvent, JobSegment
 from jobs.services.allowed_wording import describe_allowed
 from jobs.services.calibration import describe_calibration
+from jobs.services.scheduler_wording import describe_scheduler_reason
 from jobs.services.wording import hours
 from jobs.states import JobState
 
@@ -40,7 +41,7 @@ STATE_MEANINGS = {
     JobState.REJECTED: gettext_lazy("The job was refused; nothing ran and nothing was charged."),
     JobState.QUEUED: gettext_lazy("The quota is reserved; the job is next to go to the cluster."),
     JobState.DISPATCHING: gettext_lazy("The job is being handed to the cluster."),
-    JobState.PENDING: gettext_lazy("The cluster has the job; it waits for free accelerators."),
+    JobState.PENDING: gettext_lazy("The cluster has the job; it has not started yet."),
     JobState.RUNNING: gettext_lazy("The job is running."),
     JobState.COMPLETING: gettext_lazy("The job has ended; the cluster is cleaning up."),
     JobState.COMPLETED: gettext_lazy("The job ended well."),
@@ -55,29 +56,6 @@ STATE_MEANINGS = {
     JobState.LOST: gettext_lazy(
         "The cluster doesn't know the job any more. Tell an administrator; its quota stays reserved meanwhile."
     ),
-}
-
-# Slurm's words for why a job waits or ended: https://slurm.schedmd.com/resource_limits.html#reasons
-_SCHEDULER_REASONS = {
-    "Resources": gettext_lazy("waits for free accelerators"),
-    "Priority": gettext_lazy("jobs of higher priority come first"),
-    "Dependency": gettext_lazy("waits for another job to end"),
-    "PartitionDown": gettext_lazy("the partition is down"),
-    "PartitionTimeLimit": gettext_lazy("the time limit is above the partition's"),
-    "ReqNodeNotAvail": gettext_lazy("nodes are under maintenance"),
-    "BeginTime": gettext_lazy("its start time has not come"),
-    "JobHeldUser": gettext_lazy("held by its owner on the cluster"),
-    "JobHeldAdmin": gettext_lazy("held by an administrator on the cluster"),
-    "AssocGrpGRES": gettext_lazy("the project's accelerators on the cluster are all in use"),
-    "AssocGrpGRESMinutes": gettext_lazy("the project's accelerator time on the cluster is used up"),
-    "QOSMaxGRESPerUser": gettext_lazy("your accelerators on the cluster are all in use"),
-    "NonZeroExitCode": gettext_lazy("the script ended with an error"),
-    "TimeLimit": gettext_lazy("the time limit was reached"),
-    "OutOfMemory": gettext_lazy("more memory was used than the job had"),
-    "NodeDown": gettext_lazy("the node stopped working"),
-    "NodeFail": gettext_lazy("the node stopped working"),
-    "JobLaunchFailure": gettext_lazy("the cluster could not start it"),
-    "Cancelled": gettext_lazy("on request"),
 }
 
 _PORTAL_REASONS = {
@@ -107,6 +85,15 @@ _SCOPES = {
     "centre": gettext_lazy("at this centre"),
     "project": gettext_lazy("for this project"),
 }
+
+
+SIZE_LABELS = {
+    "1": gettext_lazy("1 node"),
+    "2-4": gettext_lazy("2–4 nodes"),
+    "5-16": gettext_lazy("5–16 nodes"),
+    "17+": gettext_lazy("over 16 nodes"),
+}
+"""The sizes of jobs of jobs.services.waiting, in words."""
 
 
 # What the engine says an estimate rests on, where it gives no count of published runs.
@@ -172,10 +159,16 @@ def describe_reason(reason: str, detail: Mapping[str, Any]) -> str:
         }
     if reason == "scheduler":
         return _("the cluster refused it: %(words)s") % {"words": detail.get("words", "")}
-    if reason.startswith("RaisedSignal:"):
-        return _("ended by signal %(signal)s") % {"signal": reason.partition(":")[2]}
-    known = _PORTAL_REASONS.get(reason) or _SCHEDULER_REASONS.get(reason)
-    return str(known) if known else _("other reason: %(word)s") % {"word": reason}
+    if reason in _PORTAL_REASONS:
+        return str(_PORTAL_REASONS[reason])
+    words = describe_scheduler_reason(reason)
+    return words.clause if words else _("other reason, in the scheduler's own word: %(word)s") % {"word": reason}
+
+
+def describe_advice(reason: str) -> str:
+    """What the reader of a scheduler's reason can do, as sentences; "" where there is nothing to say."""
+    words = None if reason in _PORTAL_REASONS else describe_scheduler_reason(reason)
+    return words.advice if words else ""
 
 
 def describe_event(event: JobEvent) -> str:

@@ -1,15 +1,24 @@
 """Celery shells: "go and look". The rows are the queue; each task is harmless to repeat and to lose."""
 
 from functools import partial
+from typing import Any
 
 from celery import shared_task
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from jobs.services import admission, clusters, dispatch, recalibration, reconcile
+from jobs.services import admission, associations, clusters, dispatch, recalibration, reconcile, waiting
+from jobs.services.schedulers import queue_of
+from jobs.services.turns import take_turn
 
-DISPATCH_BATCH = 20
+DISPATCH_BATCH = 40
+CLUSTER_WORK_EXPIRES_S = 30
+
+
+def _for_cluster(task: Any, code: str) -> None:
+    """Each cluster's work is a message of its own, for its own workers if it has a queue: none waits for another's."""
+    task.apply_async(args=[code], queue=queue_of(code), expires=CLUSTER_WORK_EXPIRES_S)
 
 
 @shared_task(name="jobs.estimate_submitted_jobs")
@@ -26,21 +35,54 @@ def release_held_jobs() -> None:
 
 @shared_task(name="jobs.dispatch_queued_jobs")
 def dispatch_queued_jobs() -> None:
-    accepted = dispatch.dispatch_queued_jobs(now=timezone.now, lease_s=settings.DISPATCH_LEASE_S, limit=DISPATCH_BATCH)
+    for code in dispatch.clusters_with_due_jobs(at=timezone.now()):
+        _for_cluster(dispatch_cluster, code)
+
+
+@shared_task(name="jobs.dispatch_cluster")
+def dispatch_cluster(code: str) -> None:
+    with take_turn("dispatch", code) as has_turn:
+        if not has_turn:
+            return
+        accepted = dispatch.dispatch_cluster(
+            code, now=timezone.now, lease_s=settings.DISPATCH_LEASE_S, limit=DISPATCH_BATCH
+        )
     if accepted:
-        reconcile_clusters.delay()
+        _for_cluster(reconcile_cluster, code)
     if accepted == DISPATCH_BATCH:
-        dispatch_queued_jobs.delay()  # there are more: don't wait for the next tick
+        _for_cluster(dispatch_cluster, code)  # there are more: don't wait for the next tick
 
 
 @shared_task(name="jobs.reconcile_clusters")
 def reconcile_clusters() -> None:
-    reconcile.reconcile_clusters(now=timezone.now, lost_after_s=settings.LOST_AFTER_S)
+    for code in clusters.askable_clusters(at=timezone.now()):
+        _for_cluster(reconcile_cluster, code)
+
+
+@shared_task(name="jobs.reconcile_cluster")
+def reconcile_cluster(code: str) -> None:
+    with take_turn("reconcile", code) as has_turn:
+        if has_turn:
+            reconcile.reconcile_guarded(code, now=timezone.now, lost_after_s=settings.LOST_AFTER_S)
 
 
 @shared_task(name="jobs.sync_inventory")
 def sync_inventory() -> None:
-    clusters.sync_inventory(at=timezone.now())
+    for code in clusters.askable_clusters(at=timezone.now()):
+        _for_cluster(sync_cluster, code)
+    waiting.measure_waits(at=timezone.now())
+
+
+@shared_task(name="jobs.sync_cluster")
+def sync_cluster(code: str) -> None:
+    with take_turn("inventory", code) as has_turn:
+        if has_turn:
+            clusters.sync_cluster(code, at=timezone.now())
+
+
+@shared_task(name="jobs.sync_associations")
+def sync_associations() -> None:
+    associations.sync_associations(now=timezone.now)
 
 
 @shared_task(name="jobs.calibrate")

@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from jobs.views import clusters, dashboard, job_list, job_page, new_job, output, project_parts
+from jobs.views import associations, clusters, dashboard, job_list, job_page, new_job, output, project_parts
 
 urlpatterns: list[URLPattern] = [
     path("", dashboard.dashboard, name="dashboard"),
@@ -20,5 +20,18 @@ urlpatterns: list[URLPattern] = [
     path("projects/<slug:code>/usage", project_parts.project_usage, name="project-usage"),
     path("projects/<slug:code>/ledger", project_parts.project_ledger, name="project-ledger"),
     path("clusters/", clusters.cluster_list, name="cluster-list"),
+    path("clusters/<slug:code>/associations/", associations.cluster_associations, name="cluster-associations"),
+    path(
+        "clusters/<slug:code>/associations/look",
+        associations.cluster_associations_look,
+        name="cluster-associations-look",
+    ),
+    path(
+        "clusters/<slug:code>/associations/apply",
+        associations.cluster_associations_apply,
+        name="cluster-associations-apply",
+    ),
     path("clusters/live", clusters.cluster_list_live, name="cluster-list-live"),
+    path("clusters/<slug:cluster>/<str:name>/", clusters.partition_page, name="partition-detail"),
+    path("clusters/<slug:cluster>/<str:name>/live", clusters.partition_live, name="partition-live"),
 ]

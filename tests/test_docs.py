@@ -255,9 +255,9 @@ def variables_of_a_job() -> set[str]:
         offload="optimizer",
     )
     common = {"key": "0123456789-1", "name": "job", "partition": "a", "nodes": 1, "slurm_account": "lab"}
-    request = LaunchRequest(
-        **common, devices_per_node=1, time_limit_minutes=10, entry=UserScript("#!/bin/sh\n"), plan=plan
-    )
+    chain = {"segment_number": 1, "home_key": "0123456789-1", "signal_name": "USR1", "signal_lead_s": 60}
+    size = {"devices_per_node": 1, "time_limit_minutes": 10}
+    request = LaunchRequest(**common, **size, **chain, entry=UserScript("#!/bin/sh\n"), plan=plan)
     found = set(re.findall(r"^export (\w+)=", render_batch_script(request).script, re.MULTILINE))
     options = read_options({"ROOT": "/nowhere", "PARTITIONS": {"a": {"nodes": 1, "devices_per_node": 1}}})
     for gres_name in VISIBLE_DEVICES:

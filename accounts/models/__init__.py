@@ -1,21 +1,31 @@
 """Models of people, what can be granted, and what was."""
 
 from accounts.models.allocations import Allocation, LedgerEntry, LedgerKind
+from accounts.models.associations import AssociationChange, AssociationReview, ChangeOrigin, ChangeOutcome
 from accounts.models.identity import Institution, Membership, Project, ProjectState, Role, User
+from accounts.models.inventory import Node, NodeState, Qos, Reservation
 from accounts.models.policies import Policy
 from accounts.models.resources import Cluster, Partition, ResourceClass
 
 __all__ = [
     "Allocation",
+    "AssociationChange",
+    "AssociationReview",
+    "ChangeOrigin",
+    "ChangeOutcome",
     "Cluster",
     "Institution",
     "LedgerEntry",
     "LedgerKind",
     "Membership",
+    "Node",
+    "NodeState",
     "Partition",
     "Policy",
     "Project",
     "ProjectState",
+    "Qos",
+    "Reservation",
     "ResourceClass",
     "Role",
     "User",

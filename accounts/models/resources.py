@@ -5,6 +5,7 @@ from decimal import Decimal
 from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import F, Q
+from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 
 from accounts.models.identity import choose_by_language, validate_code
@@ -112,9 +113,17 @@ class Partition(models.Model):
     # As the scheduler said last.
     is_up = models.BooleanField(_("up"), default=True)
     devices_in_use = models.PositiveIntegerField(default=0, editable=False)
+    nodes_idle = models.PositiveIntegerField(default=0, editable=False)
+    nodes_out_of_service = models.PositiveIntegerField(default=0, editable=False)
+    devices_out_of_service = models.PositiveIntegerField(
+        default=0, editable=False, help_text=_("Not in use, on nodes that take no new job.")
+    )
     jobs_pending = models.PositiveIntegerField(default=0, editable=False)
     jobs_running = models.PositiveIntegerField(default=0, editable=False)
     synced_at = models.DateTimeField(null=True, editable=False)
+    # As the portal's own jobs waited lately; see jobs.services.waiting.
+    typical_wait = models.JSONField(default=dict, editable=False)
+    waits_measured_at = models.DateTimeField(null=True, editable=False)
 
     objects = PartitionQuerySet.as_manager()
 
@@ -136,6 +145,9 @@ class Partition(models.Model):
     def __str__(self) -> str:
         return choose_by_language(self.title, self.title_zh) or self.name
 
+    def get_absolute_url(self) -> str:
+        return reverse("partition-detail", args=[self.cluster.code, self.name])
+
     @property
     def devices(self) -> int:
         """Accelerators in all."""
@@ -143,5 +155,5 @@ class Partition(models.Model):
 
     @property
     def devices_free(self) -> int:
-        """Accelerators not in use when last synced."""
-        return max(self.devices - self.devices_in_use, 0)
+        """Accelerators that were neither in use nor out of service when last synced."""
+        return max(self.devices - self.devices_in_use - self.devices_out_of_service, 0)

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import Prefetch, QuerySet
 from django.utils import timezone
-from drf_spectacular.utils import extend_schema, inline_serializer
+from drf_spectacular.utils import extend_schema, extend_schema_field, inline_serializer
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -13,12 +13,33 @@ from rest_framework.response import Response
 from accounts import access
 from accounts.api.base import ApiView, ListView
 from accounts.api.fields import UtcDateTimeField
-from accounts.models import Partition
+from accounts.models import Partition, Reservation
 from jobs.api.estimate_serializers import EstimateRequestSerializer, QuoteSerializer
 from jobs.estimation import Accelerator, Machine, Preset, accelerators, presets
 from jobs.estimation.uncertainty import count_evidence, load_evidence
 from jobs.services.estimates import accelerator_title, preset_title
 from jobs.services.quoting import QuoteRequest, quote_run
+from jobs.services.waiting import Wait, best_known_waits
+
+
+class ReservationSerializer(serializers.ModelSerializer[Reservation]):
+    """Nodes of a partition that are kept for some people, or for maintenance."""
+
+    start_at = UtcDateTimeField()
+    end_at = UtcDateTimeField()
+
+    class Meta:
+        model = Reservation
+        fields = ["name", "start_at", "end_at", "nodes", "is_maintenance"]
+
+
+class WaitSerializer(serializers.Serializer[Wait]):
+    """How long jobs of one size waited from admission to their start."""
+
+    days = serializers.IntegerField(help_text="The last so many days.")
+    jobs = serializers.IntegerField(help_text="How many jobs that were.")
+    median_s = serializers.FloatField(allow_null=True, help_text="Null of too few jobs.")
+    p90_s = serializers.FloatField(allow_null=True, help_text="Nine of ten waited no longer. Null of too few jobs.")
 
 
 class PartitionSerializer(serializers.ModelSerializer[Partition]):
@@ -29,7 +50,12 @@ class PartitionSerializer(serializers.ModelSerializer[Partition]):
     resource_class = serializers.CharField(source="resource_class.code")
     accelerator_title = serializers.SerializerMethodField()
     devices_total = serializers.IntegerField(source="devices")
-    devices_free = serializers.IntegerField()
+    devices_free = serializers.IntegerField(help_text="Neither in use nor out of service.")
+    nodes_down = serializers.IntegerField(
+        source="nodes_out_of_service", help_text="Nodes that take no new job: down, drained or under maintenance."
+    )
+    typical_wait_s = serializers.SerializerMethodField(help_text="By size of job in nodes: 1, 2-4, 5-16, 17+.")
+    reservations = ReservationSerializer(many=True, source="coming_reservations", help_text="Present and coming.")
     synced_at = UtcDateTimeField(allow_null=True)
 
     class Meta:
@@ -48,6 +74,10 @@ class PartitionSerializer(serializers.ModelSerializer[Partition]):
             "devices_total",
             "devices_in_use",
             "devices_free",
+            "devices_out_of_service",
+            "nodes_down",
+            "typical_wait_s",
+            "reservations",
             "jobs_pending",
             "jobs_running",
             "default_time_limit_minutes",
@@ -57,6 +87,10 @@ class PartitionSerializer(serializers.ModelSerializer[Partition]):
 
     def get_accelerator_title(self, partition: Partition) -> str:
         return accelerator_title(partition.accelerator)
+
+    @extend_schema_field(serializers.DictField(child=WaitSerializer()))
+    def get_typical_wait_s(self, partition: Partition) -> dict[str, Any]:
+        return {wait.size: WaitSerializer(wait).data for wait in best_known_waits(partition)}
 
 
 class PresetSerializer(serializers.Serializer[Any]):
@@ -115,7 +149,10 @@ class PartitionList(ListView):
     ordering = ("pk",)
 
     def get_queryset(self) -> QuerySet[Partition]:
-        return access.usable_partitions(self.request.user)
+        coming = Reservation.objects.filter(end_at__gt=timezone.now()).order_by("start_at", "name")
+        return access.usable_partitions(self.request.user).prefetch_related(
+            Prefetch("reservations", coming, to_attr="coming_reservations")
+        )
 
     @extend_schema(operation_id="list_partitions", tags=["inventory"], summary="List partitions")
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:

@@ -19,7 +19,7 @@ from accounts.api.fields import (
 from accounts.api.validation import StrictSerializer, VariantField
 from jobs.api.estimate_serializers import EstimateSerializer, PlanSerializer, plan_field, workload_field
 from jobs.models import JOB_STATE_CHOICES, EntryKind, EventKind, Job, JobEvent, JobSegment, Launcher
-from jobs.presentation import STATE_LABELS, describe_event, describe_reason, describe_state
+from jobs.presentation import STATE_LABELS, describe_advice, describe_event, describe_reason, describe_state
 from jobs.services.advice import describe_launch_warning
 from jobs.services.log_text import SMALLEST_LIMIT
 from jobs.services.output import MAX_CHUNK_BYTES
@@ -128,6 +128,7 @@ class JobSummarySerializer(serializers.ModelSerializer[Job]):
     state_label = serializers.SerializerMethodField(help_text="The state in words.")
     reason = serializers.CharField(source="state_reason", help_text="Why it waits or ended, as a code; may be empty.")
     reason_text = serializers.SerializerMethodField(help_text="The reason in words.")
+    reason_advice = serializers.SerializerMethodField(help_text="What can be done about it; may be empty.")
     is_terminal = serializers.BooleanField(help_text="Has it ended?")
     user = serializers.CharField(source="user.username")
     project = serializers.CharField(source="project.code")
@@ -153,6 +154,7 @@ class JobSummarySerializer(serializers.ModelSerializer[Job]):
             "state_label",
             "reason",
             "reason_text",
+            "reason_advice",
             "is_terminal",
             "user",
             "project",
@@ -186,6 +188,9 @@ class JobSummarySerializer(serializers.ModelSerializer[Job]):
 
     def get_reason_text(self, job: Job) -> str:
         return describe_reason(job.state_reason, job.state_detail)
+
+    def get_reason_advice(self, job: Job) -> str:
+        return describe_advice(job.state_reason)
 
 
 class SegmentSerializer(serializers.ModelSerializer[JobSegment]):

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
 from jobs.spec import JobSpec
@@ -88,6 +89,76 @@ class PartitionInfo:
     jobs_running: int
 
 
+class NodeState(StrEnum):
+    """What a node does, or why it does nothing."""
+
+    IDLE = "idle"
+    MIXED = "mixed"  # some of it is in use
+    ALLOCATED = "allocated"
+    DRAINING = "draining"  # jobs on it go on, no new one starts
+    DRAINED = "drained"
+    MAINTENANCE = "maintenance"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeInfo:
+    """A node as the scheduler has it now. `devices` are CPU cores on a node that has no accelerators.
+
+    `reason`, `reason_by` and `since` say why, by whom and since when it is out of service; empty for one in service.
+    """
+
+    name: str
+    partitions: tuple[str, ...]
+    state: NodeState
+    devices: int
+    devices_in_use: int
+    reason: str = ""
+    reason_by: str = ""
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservationInfo:
+    """Nodes that are kept for somebody or for maintenance, now or later. `partition` is empty if it names none."""
+
+    name: str
+    start_at: datetime
+    end_at: datetime
+    nodes: tuple[str, ...]
+    partition: str = ""
+    users: tuple[str, ...] = ()
+    accounts: tuple[str, ...] = ()
+    is_maintenance: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QosInfo:
+    """A service level: jobs of higher `priority` go first, and may end those of the levels that it preempts.
+
+    A limit of None is none. Devices are accelerators of all kinds together; `group` is all jobs of the level.
+    """
+
+    name: str
+    priority: int
+    preempts: tuple[str, ...] = ()
+    max_time_limit_minutes: int | None = None
+    max_devices_per_job: int | None = None
+    max_devices_per_user: int | None = None
+    max_devices_of_group: int | None = None
+    max_running_jobs_per_user: int | None = None
+    max_jobs_per_user: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """What a cluster is made of. `qos` is None if it can't be known now, as while accounting is away."""
+
+    nodes: tuple[NodeInfo, ...]
+    reservations: tuple[ReservationInfo, ...] = ()
+    qos: tuple[QosInfo, ...] | None = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputChunk:
     """A piece of an output file. `next_offset` goes into the next call; `is_end` says that all there is was read."""
@@ -110,6 +181,12 @@ class SchedulerBackend(ABC):
 
     supports_expected_start: ClassVar[bool] = False
     """Does it predict when a pending job starts?"""
+
+    concurrent_submits: ClassVar[int] = 4
+    """How many threads may hand jobs over at a time."""
+
+    supports_inventory: ClassVar[bool] = False
+    """Can it say which nodes, reservations and service levels there are?"""
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         """`alias` is the key in settings.SCHEDULERS; `options` its OPTIONS, validated here (ValueError)."""
@@ -160,6 +237,13 @@ class SchedulerBackend(ABC):
     @abstractmethod
     def partitions(self) -> list[PartitionInfo]:
         """All partitions with what is in use now, in one call. Raises SchedulerUnavailable."""
+
+    def inventory(self) -> Inventory:
+        """Nodes, reservations and service levels, in a constant number of calls. Raises SchedulerUnavailable.
+
+        Only where `supports_inventory` says so.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no inventory")
 
     @abstractmethod
     def expected_start(self, job: JobSpec | str) -> datetime | None:

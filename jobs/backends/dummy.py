@@ -16,22 +16,26 @@ import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Final
 
 from jobs.backends.base import (
+    Inventory,
     JobStatus,
+    NodeState,
     OutputChunk,
     OutputFile,
     PartitionInfo,
+    QosInfo,
+    ReservationInfo,
     SchedulerBackend,
     SchedulerError,
     SchedulerUnavailable,
     SubmissionRejected,
     UsageRow,
 )
-from jobs.backends.local.partitions import find_refusal, read_partitions
+from jobs.backends.local.partitions import describe_nodes, find_refusal, read_partitions
 from jobs.backends.local.scheduling import Pool, Reservation, RunningJob, WaitingJob, plan_queue
 from jobs.spec import JobSpec
 from jobs.states import TERMINAL, JobState
@@ -40,7 +44,7 @@ DEFAULT_NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
 """Where the clock of a fresh state stands."""
 
 _METHODS: Final = frozenset(
-    {"ping", "submit", "find", "poll", "usage", "cancel", "partitions", "expected_start", "read_log"}
+    {"ping", "submit", "find", "poll", "usage", "cancel", "partitions", "inventory", "expected_start", "read_log"}
 )
 _RUNNING: Final = frozenset({JobState.RUNNING, JobState.COMPLETING})
 
@@ -107,12 +111,17 @@ class _State:
         self.faults: dict[str, deque[_Fault]] = defaultdict(deque)
         self.calls: list[Call] = []
         self.down: set[str] = set()
+        self.out_of_service: dict[str, tuple[NodeState, str, str, datetime]] = {}
+        self.reservations: tuple[ReservationInfo, ...] = ()
+        self.qos: tuple[QosInfo, ...] | None = ()
 
 
 class DummyBackend(SchedulerBackend):
     """The contract in memory. OPTIONS: PARTITIONS, as for the local backend."""
 
+    concurrent_submits = 1  # in order, so that tests can tell
     supports_expected_start: ClassVar[bool] = True
+    supports_inventory: ClassVar[bool] = True
 
     _states: ClassVar[dict[str, _State]] = {}
     _states_lock: ClassVar[threading.Lock] = threading.Lock()
@@ -195,6 +204,25 @@ class DummyBackend(SchedulerBackend):
         state = self._state
         with state.lock:
             (state.down.discard if is_up else state.down.add)(name)
+
+    def set_node_state(self, name: str, state: NodeState | None, *, reason: str = "", by: str = "") -> None:
+        """Take a node out of service now, or with None put it back. Jobs are still placed on it: for pages only."""
+        nodes = {node.name for node in describe_nodes(self._partitions, {})}
+        if name not in nodes:
+            raise ValueError(f"name: {name!r} is no node; there are: {', '.join(sorted(nodes))}")
+        own = self._state
+        with own.lock:
+            own.out_of_service.pop(name, None)
+            if state is not None:
+                own.out_of_service[name] = (state, reason, by, own.now)
+
+    def set_reservations(self, *reservations: ReservationInfo) -> None:
+        """What is reserved. Jobs don't heed it: for pages only."""
+        self._state.reservations = reservations
+
+    def set_qos(self, *qos: QosInfo, is_known: bool = True) -> None:
+        """Which service levels there are; `is_known` False: accounting doesn't answer."""
+        self._state.qos = qos if is_known else None
 
     def set_outcome(
         self,
@@ -334,6 +362,22 @@ class DummyBackend(SchedulerBackend):
                     )
                 )
             return rows
+
+    def inventory(self) -> Inventory:
+        with self._call("inventory") as state:
+            in_use: Counter[str] = Counter()
+            for job in state.jobs.values():
+                if job.state in _RUNNING and job.reservation is not None:
+                    partition = self._partitions[job.spec.partition]
+                    for placement in job.reservation.placements:
+                        in_use[partition.node_name(placement.node)] += len(placement.devices)
+            nodes = []
+            for node in describe_nodes(self._partitions, in_use):
+                if node.name in state.out_of_service:
+                    node_state, reason, by, since = state.out_of_service[node.name]
+                    node = replace(node, state=node_state, reason=reason, reason_by=by, since=since)
+                nodes.append(node)
+            return Inventory(nodes=tuple(nodes), reservations=state.reservations, qos=state.qos)
 
     def expected_start(self, job: JobSpec | str) -> datetime | None:
         with self._call("expected_start", job) as state:

@@ -18,6 +18,8 @@ from jobs.services.settlement import account_segment, settle_job
 
 logger = logging.getLogger(__name__)
 
+Usage = dict[tuple[str, str], UsageRow]
+
 CLOCK_SLACK: Final = timedelta(minutes=10)
 """Accounting is asked from this much before the end that the queue named, for clocks that differ."""
 
@@ -30,12 +32,15 @@ def ended_segments(cluster: Cluster) -> QuerySet[JobSegment]:
     return JobSegment.objects.filter(cluster=cluster, ended_at__isnull=False, accounted_at__isnull=True)
 
 
-def fetch_usage(
-    backend: SchedulerBackend, owed: list[JobSegment], missing: list[JobSegment], *, at: datetime
-) -> dict[str, UsageRow]:
-    """Usage by key, in one call that reaches back as far as these segments need. Raises SchedulerUnavailable."""
+def fetch_usage(backend: SchedulerBackend, owed: list[JobSegment], missing: list[JobSegment], *, at: datetime) -> Usage:
+    """Usage by key and id, in one call that reaches back as far as these segments need. Raises SchedulerUnavailable."""
     since = min([_owed_since(segment, at) for segment in owed] + [segment.first_attempt_at for segment in missing])
-    return {row.key: row for row in backend.usage(since - CLOCK_SLACK)}
+    return {(row.key, row.native_id): row for row in backend.usage(since - CLOCK_SLACK)}
+
+
+def usage_of(segment: JobSegment, rows: Usage) -> UsageRow | None:
+    """What accounting has of a segment; never of an earlier job that the scheduler lost, which has the same key."""
+    return rows.get((segment.key, segment.native_id))
 
 
 def _owed_since(segment: JobSegment, at: datetime) -> datetime:
@@ -44,11 +49,11 @@ def _owed_since(segment: JobSegment, at: datetime) -> datetime:
     return max(segment.ended_at, segment.first_attempt_at)
 
 
-def account_ended_segments(owed: list[JobSegment], rows: dict[str, UsageRow], *, at: datetime) -> int:
+def account_ended_segments(owed: list[JobSegment], rows: Usage, *, at: datetime) -> int:
     """Record what accounting has of the segments that have ended. Returns how many were recorded."""
     done = 0
     for segment in owed:
-        row = rows.get(segment.key)
+        row = usage_of(segment, rows)
         if row is None:
             continue
         try:

@@ -1,15 +1,13 @@
-"""Clusters: the circuit breaker around their schedulers, and what they have now (inventory)."""
+"""Clusters: the circuit breaker around their schedulers, and asking them what they have now."""
 
 import logging
 from datetime import datetime, timedelta
 
-from django.db import DatabaseError, transaction
-from django.db.models import F
-from django.db.models.functions import Least
-
-from accounts.models import Cluster, Partition
-from jobs.backends.base import PartitionInfo, SchedulerBackend, SchedulerUnavailable
+from accounts.models import Cluster
+from jobs.backends.base import SchedulerBackend, SchedulerUnavailable
+from jobs.services.inventory import store_inventory
 from jobs.services.schedulers import SchedulerDoesNotExist, schedulers
+from jobs.services.waiting import measure_waits
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +25,11 @@ def backend_of(cluster_code: str) -> SchedulerBackend:
     except SchedulerDoesNotExist as error:
         raise SchedulerUnavailable(f"settings.SCHEDULERS has no {cluster_code!r}") from error
     return backend
+
+
+def askable_clusters(*, at: datetime) -> list[str]:
+    """Codes of the clusters whose scheduler may be asked now."""
+    return list(Cluster.objects.askable(at).values_list("code", flat=True))
 
 
 def record_failure(cluster: Cluster, error: Exception, *, at: datetime) -> None:
@@ -52,41 +55,22 @@ def record_success(cluster: Cluster, *, at: datetime) -> None:
 
 
 def sync_inventory(*, at: datetime) -> int:
-    """Read the partitions of every cluster that may be asked, one call each. Returns how many were updated."""
-    updated = 0
-    for cluster in Cluster.objects.askable(at):
-        try:
-            partitions = backend_of(cluster.code).partitions()
-        except SchedulerUnavailable as error:
-            record_failure(cluster, error, at=at)
-            continue
-        updated += sum(_store_guarded(cluster, info, at) for info in partitions)
-        gone = Partition.objects.filter(cluster=cluster).exclude(name__in=[info.name for info in partitions])
-        gone.update(is_up=False, synced_at=at)
+    """Read what every cluster has that may be asked, in a few calls each. Returns how many partitions were updated."""
+    updated = sum(sync_cluster(code, at=at) for code in askable_clusters(at=at))
+    measure_waits(at=at)
     return updated
 
 
-def _store_guarded(cluster: Cluster, info: PartitionInfo, at: datetime) -> int:
-    try:
-        with transaction.atomic():
-            return _store(cluster, info, at)
-    except DatabaseError:
-        # A partition without nodes, say: the others, and other clusters, must not wait for it.
-        logger.exception("partition %s of cluster %s could not be written", info.name, cluster.code)
+def sync_cluster(cluster_code: str, *, at: datetime) -> int:
+    """Read what one cluster has, if it may be asked now. Returns how many partitions were updated."""
+    cluster = Cluster.objects.askable(at).filter(code=cluster_code).first()
+    if cluster is None:
         return 0
-
-
-def _store(cluster: Cluster, info: PartitionInfo, at: datetime) -> int:
-    return Partition.objects.filter(cluster=cluster, name=info.name).update(
-        is_up=info.is_up,
-        nodes=info.nodes,
-        devices_per_node=info.devices_per_node,
-        gres_name=info.gres_name,
-        gres_type=info.gres_type,
-        max_time_limit_minutes=info.max_time_limit_minutes,
-        default_time_limit_minutes=Least(F("default_time_limit_minutes"), info.max_time_limit_minutes),
-        devices_in_use=info.devices_in_use,
-        jobs_pending=info.jobs_pending,
-        jobs_running=info.jobs_running,
-        synced_at=at,
-    )
+    try:
+        backend = backend_of(cluster.code)
+        partitions = backend.partitions()
+        inventory = backend.inventory() if backend.supports_inventory else None
+    except SchedulerUnavailable as error:
+        record_failure(cluster, error, at=at)
+        return 0
+    return store_inventory(cluster, partitions, inventory, at=at)

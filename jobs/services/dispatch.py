@@ -1,15 +1,18 @@
 """From QUEUED to the scheduler, without loss or doubling.
 
 1. A short transaction claims rows (`SKIP LOCKED`), writes a lease and the segment with its key.
-2. Outside any transaction the scheduler is called. If the segment was tried before (a worker died, a call timed
-   out), the scheduler is asked for the key first: found, it is adopted; surely not there, it is submitted.
+2. Outside any transaction the scheduler is called, for several jobs at a time. If a segment was tried before (a worker
+   died, a call timed out), the scheduler is asked for the key first: found, it is adopted; surely not there, it is
+   submitted.
 3. A guarded apply (state *and* lease) stores the scheduler's id. A worker whose lease was taken over writes nothing;
    its successor finds the job by key.
 """
 
 import logging
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,13 +21,13 @@ from django.db import transaction
 from django.db.models import F
 
 from accounts.models import Cluster
-from jobs.backends.base import SchedulerUnavailable, SubmissionRejected
+from jobs.backends.base import SchedulerBackend, SchedulerUnavailable, SubmissionRejected
 from jobs.models import EventKind, Job, JobSegment
 from jobs.services import launching
 from jobs.services.chain import next_limit_minutes
 from jobs.services.clusters import backend_of, record_failure
 from jobs.services.lifecycle import StaleJob, record_event, transition
-from jobs.spec import InvalidSpec
+from jobs.spec import InvalidSpec, JobSpec
 from jobs.states import JobState
 
 logger = logging.getLogger(__name__)
@@ -39,19 +42,40 @@ class Claim:
     was_tried: bool
 
 
+class _Postponed(Exception):
+    """Not called: the same scheduler has just failed."""
+
+
 def dispatch_queued_jobs(*, now: Callable[[], datetime], lease_s: int, limit: int = 20) -> int:
-    """Hand up to `limit` jobs to their schedulers. Returns how many the schedulers have accepted."""
+    """Hand up to `limit` jobs to each cluster's scheduler. Returns how many the schedulers have accepted."""
+    return sum(
+        dispatch_cluster(code, now=now, lease_s=lease_s, limit=limit) for code in clusters_with_due_jobs(at=now())
+    )
+
+
+def clusters_with_due_jobs(*, at: datetime) -> list[str]:
+    """Codes of the clusters for which there is something to do now."""
+    codes = Job.objects.due_for_dispatch(at).order_by().values_list("partition__cluster__code", flat=True)
+    return sorted(set(codes.distinct()))
+
+
+def dispatch_cluster(cluster_code: str, *, now: Callable[[], datetime], lease_s: int, limit: int) -> int:
+    """Hand up to `limit` jobs to one cluster's scheduler. Returns how many it has accepted."""
+    claims = claim_due_jobs(at=now(), lease_s=lease_s, limit=limit, cluster_code=cluster_code)
+    if not claims:
+        return 0
     accepted = 0
-    skipped: set[int] = set()
-    for claim in claim_due_jobs(at=now(), lease_s=lease_s, limit=limit):
-        if claim.job.partition.cluster_id in skipped:
-            _postpone(claim, at=now())  # its scheduler has just failed: don't wait for it again
-            continue
+    has_failed = False
+    for claim, result in _call_scheduler(claims, now=now):
         try:
-            accepted += _hand_over(claim, now=now)
+            accepted += _write_result(claim, result, at=now())
         except SchedulerUnavailable as error:
-            skipped.add(claim.job.partition.cluster_id)
-            _record_unavailable(claim, error, at=now())
+            if not has_failed:
+                _record_unavailable(claim, error, at=now())
+            has_failed = True
+            _postpone(claim, at=now())
+        except _Postponed:
+            _postpone(claim, at=now())
         except StaleJob:
             logger.info("job %s was taken over; the segment is found by its key", claim.job.pk)
         except Exception:
@@ -61,9 +85,10 @@ def dispatch_queued_jobs(*, now: Callable[[], datetime], lease_s: int, limit: in
 
 
 @transaction.atomic
-def claim_due_jobs(*, at: datetime, lease_s: int, limit: int) -> list[Claim]:
+def claim_due_jobs(*, at: datetime, lease_s: int, limit: int, cluster_code: str) -> list[Claim]:
     """Lease jobs that are due: QUEUED ones, and DISPATCHING ones whose lease ran out."""
-    due = list(Job.objects.due_for_dispatch(at).with_names().select_for_update(skip_locked=True, of=("self",))[:limit])
+    jobs = Job.objects.due_for_dispatch(at).filter(partition__cluster__code=cluster_code).with_names()
+    due = list(jobs.select_for_update(skip_locked=True, of=("self",))[:limit])
     current = JobSegment.objects.filter(job__in=due, number=F("job__segment_number"))
     tried = {segment.job_id: segment for segment in current}
     new = JobSegment.objects.bulk_create(
@@ -91,32 +116,124 @@ def claim_due_jobs(*, at: datetime, lease_s: int, limit: int) -> list[Claim]:
     return [Claim(job, segments[job.pk], was_tried=job.pk in tried) for job in due]
 
 
-def _hand_over(claim: Claim, *, now: Callable[[], datetime]) -> bool:
-    job, segment = claim.job, claim.segment
-    backend = backend_of(job.partition.cluster.code)
-    native_id = backend.find(segment.key) if claim.was_tried else None
-    if native_id is None:
-        if job.cancel_requested_at is not None:
-            transition(job, JobState.CANCELLED, at=now(), reason="cancelled", actor=job.cancel_requested_by)
-            return False
-        if not job.partition.cluster.is_enabled:
-            transition(job, JobState.QUEUED, at=now())  # the cluster hasn't got it and takes no new ones
-            return False
-        if job.lease_expires_at is None or now() >= job.lease_expires_at:
-            raise StaleJob(f"lease of {job.pk} ran out before the call")
+def _call_scheduler(
+    claims: list[Claim], *, now: Callable[[], datetime]
+) -> Iterator[tuple[Claim, "Future[str | None]"]]:
+    """Ask the scheduler to take each job, as many at a time as it stands; results come as they are there.
+
+    The threads call the scheduler and nothing else: whatever is read from or written to the database is so here.
+    """
+    failed = threading.Event()
+    try:
+        backend = backend_of(claims[0].job.partition.cluster.code)
+    except SchedulerUnavailable as error:
+        for claim in claims:
+            yield claim, _failed(error)
+        return
+    calls: list[tuple[Claim, _Call]] = []
+    for claim in claims:
         try:
-            spec = launching.build_job_spec(job, segment)
-            native_id = backend.submit(spec, key=segment.key)
-        except SubmissionRejected as error:
-            transition(job, JobState.REJECTED, at=now(), reason="scheduler", detail={"words": str(error)[:500]})
+            spec = _describe(claim)
+        except Exception as error:
+            yield claim, _failed(error)
+        else:
+            lease = claim.job.lease_expires_at
+            calls.append((claim, _Call(backend, claim.segment.key, spec, claim.was_tried, lease, failed, now)))
+    threads = min(backend.concurrent_submits, len(calls))
+    if threads <= 1:
+        for claim, call in calls:
+            yield claim, _run_here(call)
+        return
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        futures = {pool.submit(call): claim for claim, call in calls}
+        for future in as_completed(futures):
+            yield futures[future], future
+
+
+def _describe(claim: Claim) -> JobSpec | None:
+    """What to submit; None if nothing is to be, and the scheduler is only asked whether it has the job."""
+    if claim.job.cancel_requested_at is not None or not claim.job.partition.cluster.is_enabled:
+        return None
+    try:
+        return launching.build_job_spec(claim.job, claim.segment)
+    except InvalidSpec:
+        # What the job was admitted with has changed since. It may be with the scheduler all the same.
+        if claim.was_tried:
+            return None
+        raise
+
+
+def _run_here(call: "_Call") -> "Future[str | None]":
+    future: Future[str | None] = Future()
+    try:
+        future.set_result(call())
+    except Exception as error:
+        future.set_exception(error)
+    return future
+
+
+def _failed(error: Exception) -> "Future[str | None]":
+    future: Future[str | None] = Future()
+    future.set_exception(error)
+    return future
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """Find or submit one segment. Returns the scheduler's id; None if it has none and there is nothing to submit."""
+
+    backend: SchedulerBackend
+    key: str
+    spec: JobSpec | None
+    was_tried: bool
+    lease_expires_at: datetime | None
+    failed: threading.Event
+    now: Callable[[], datetime]
+
+    def __call__(self) -> str | None:
+        if self.failed.is_set():
+            raise _Postponed
+        try:
+            native_id = self.backend.find(self.key) if self.was_tried else None
+            if native_id is not None or self.spec is None:
+                return native_id
+            if self.lease_expires_at is None or self.now() >= self.lease_expires_at:
+                raise StaleJob(f"the lease of {self.key} ran out before the call")
+            return self.backend.submit(self.spec, key=self.key)
+        except SchedulerUnavailable:
+            self.failed.set()
+            raise
+
+
+def _write_result(claim: Claim, result: "Future[str | None]", *, at: datetime) -> bool:
+    """Write what the scheduler said of a job. Returns whether it has accepted it."""
+    job = claim.job
+    try:
+        native_id = result.result()
+        if native_id is None:
+            _write_not_there(claim, at=at)
             return False
-        except InvalidSpec as error:
-            # What the job was admitted with has changed since: its owner's Unix user, the partition's GRES.
-            detail = {"field": error.field, "allowed": error.allowed}
-            transition(job, JobState.REJECTED, at=now(), reason="invalid", detail=detail)
-            return False
-    _apply(claim, native_id, at=now())
+    except SubmissionRejected as error:
+        transition(job, JobState.REJECTED, at=at, reason="scheduler", detail={"words": str(error)[:500]})
+        return False
+    except InvalidSpec as error:
+        # What the job was admitted with has changed since: its owner's Unix user, the partition's GRES.
+        detail = {"field": error.field, "allowed": error.allowed}
+        transition(job, JobState.REJECTED, at=at, reason="invalid", detail=detail)
+        return False
+    _apply(claim, native_id, at=at)
     return True
+
+
+def _write_not_there(claim: Claim, *, at: datetime) -> None:
+    """The scheduler surely hasn't got the job, and was not given it. Raises InvalidSpec if it can't be described."""
+    job = claim.job
+    if job.cancel_requested_at is not None:
+        transition(job, JobState.CANCELLED, at=at, reason="cancelled", actor=job.cancel_requested_by)
+    elif not job.partition.cluster.is_enabled:
+        transition(job, JobState.QUEUED, at=at)  # the cluster takes no new ones
+    else:
+        launching.build_job_spec(job, claim.segment)
 
 
 @transaction.atomic
@@ -132,7 +249,6 @@ def _record_unavailable(claim: Claim, error: SchedulerUnavailable, *, at: dateti
     if claim.job.dispatch_attempts <= 1:
         # Why is the administrators' business (Cluster.last_error): the error names paths and hosts.
         record_event(claim.job, EventKind.DISPATCH_DELAYED, at=at, reason="cluster_down")
-    _postpone(claim, at=at)
 
 
 def _postpone(claim: Claim, *, at: datetime) -> None:

@@ -11,9 +11,15 @@ from django.db.models import QuerySet
 from accounts.models import Cluster
 from jobs.backends.base import JobStatus, SchedulerBackend, SchedulerUnavailable, UsageRow
 from jobs.models import EventKind, Job, JobSegment
-from jobs.services.accounting import account_ended_segments, ended_segments, fetch_usage, settle_between_segments
+from jobs.services.accounting import (
+    account_ended_segments,
+    ended_segments,
+    fetch_usage,
+    settle_between_segments,
+    usage_of,
+)
 from jobs.services.chain import Verdict, judge_end
-from jobs.services.clusters import backend_of, record_failure, record_success
+from jobs.services.clusters import askable_clusters, backend_of, record_failure, record_success
 from jobs.services.lifecycle import StaleJob, record_event, transition
 from jobs.services.missing import handle_missing
 from jobs.services.output import read_last_step
@@ -33,19 +39,26 @@ _FOLLOWED_COLUMNS = tuple(
 
 def reconcile_clusters(*, now: Callable[[], datetime], lost_after_s: int) -> int:
     """Reconcile every cluster that may be asked. Returns how many jobs changed or were charged."""
-    changed = 0
-    for cluster in Cluster.objects.askable(now()):
-        try:
-            changed += reconcile_cluster(cluster, backend_of(cluster.code), now=now, lost_after_s=lost_after_s)
-        except SchedulerUnavailable as error:
-            record_failure(cluster, error, at=now())
-        except Exception as error:
-            # One cluster must not keep the others waiting; the breaker shows it to everybody.
-            logger.exception("cluster %s could not be reconciled", cluster.code)
-            record_failure(cluster, error, at=now())
-        else:
-            record_success(cluster, at=now())
-    return changed
+    return sum(reconcile_guarded(code, now=now, lost_after_s=lost_after_s) for code in askable_clusters(at=now()))
+
+
+def reconcile_guarded(cluster_code: str, *, now: Callable[[], datetime], lost_after_s: int) -> int:
+    """Reconcile one cluster if it may be asked now, and note how it went. Returns how many jobs changed."""
+    cluster = Cluster.objects.askable(now()).filter(code=cluster_code).first()
+    if cluster is None:
+        return 0
+    try:
+        changed = reconcile_cluster(cluster, backend_of(cluster.code), now=now, lost_after_s=lost_after_s)
+    except SchedulerUnavailable as error:
+        record_failure(cluster, error, at=now())
+    except Exception as error:
+        # Not this cluster's jobs alone wait then: the breaker shows it to everybody.
+        logger.exception("cluster %s could not be reconciled", cluster.code)
+        record_failure(cluster, error, at=now())
+    else:
+        record_success(cluster, at=now())
+        return changed
+    return 0
 
 
 def reconcile_cluster(
@@ -106,7 +119,7 @@ def _account(
     if owed or missing:
         rows = fetch_usage(backend, owed, missing, at=at)
         for segment in missing:
-            row = rows.get(segment.key)
+            row = usage_of(segment, rows)
             if row is not None:
                 changed += _apply_guarded(segment, _status_from(row), backend, at=at)
                 owed.append(segment)

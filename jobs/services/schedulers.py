@@ -4,6 +4,7 @@ from jobs.services.schedulers import schedulers
 schedulers["demo"].poll([...])
 """
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -12,7 +13,9 @@ from django.utils.module_loading import import_string
 
 from jobs.backends.base import SchedulerBackend
 
-__all__ = ["SchedulerDoesNotExist", "schedulers"]
+__all__ = ["SchedulerDoesNotExist", "queue_of", "schedulers"]
+
+_QUEUE = re.compile(r"\A[A-Za-z][A-Za-z0-9_.-]{0,63}\Z")
 
 
 class SchedulerDoesNotExist(ConnectionDoesNotExist):
@@ -33,6 +36,7 @@ class SchedulerHandler(_Handler):
 
     def create_connection(self, alias: str) -> SchedulerBackend:
         config: dict[str, Any] = self.settings[alias]
+        queue_of(alias)
         try:
             backend_class = import_string(config["BACKEND"])
         except (KeyError, ImportError) as error:
@@ -47,3 +51,16 @@ class SchedulerHandler(_Handler):
 
 
 schedulers = SchedulerHandler()
+
+
+def queue_of(alias: str) -> str | None:
+    """The Celery queue for a cluster's own workers, from SCHEDULERS[alias]["QUEUE"]; None: the queue of everything.
+
+    Raises:
+        ImproperlyConfigured: for what is no name of a queue.
+    """
+    name = schedulers.settings.get(alias, {}).get("QUEUE")
+    if name is None or (isinstance(name, str) and _QUEUE.match(name)):
+        return name
+    allowed = "letters, digits and '_.-', starting with a letter"
+    raise ImproperlyConfigured(f"SCHEDULERS[{alias!r}]['QUEUE']: {name!r} is not allowed; allowed: {allowed}")

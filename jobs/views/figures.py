@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from jobs.models import Job
-from jobs.presentation import describe_reason
+from jobs.presentation import describe_advice, describe_reason
 from jobs.states import JobState
 
 
@@ -16,6 +16,7 @@ class Progress:
     elapsed_s: float | None
     time_limit_s: int
     reason: str
+    advice: str
 
     @property
     def share(self) -> float | None:
@@ -43,4 +44,5 @@ def describe_progress(job: Job, *, now: datetime) -> Progress:
         elapsed_s=elapsed_s,
         time_limit_s=job.time_limit_minutes * 60,
         reason=describe_reason(job.state_reason, job.state_detail),
+        advice=describe_advice(job.state_reason),
     )

@@ -112,7 +112,7 @@ def _get_job(user: User, job_id: uuid.UUID) -> Job:
 def _live_context(job: Job, user: User) -> dict[str, Any]:
     segments = list(job.segments.select_related("usage").order_by("number"))
     estimate = job.estimates.order_by("-created_at", "-pk").first()
-    events = job.events.select_related("actor").order_by("pk")
+    events = list(job.events.select_related("actor").order_by("pk"))
     usages = [segment.usage for segment in segments if hasattr(segment, "usage")]
     peaks = [usage.max_rss_bytes for usage in usages if usage.max_rss_bytes is not None]
     return {
@@ -122,6 +122,7 @@ def _live_context(job: Job, user: User) -> dict[str, Any]:
         "meaning": describe_state(job),
         "comparison": estimate.result if estimate else None,
         "timeline": [TimelineEntry(event, describe_event(event)) for event in events],
+        "requeues": sum(_is_requeue(event) for event in events),
         "segments": segments,
         "chain": [ChainLink(segment, describe_segment_end(segment)) for segment in segments] if job.is_chain else [],
         "node_names": list(dict.fromkeys(name for segment in segments for name in segment.nodes)),
@@ -133,6 +134,11 @@ def _live_context(job: Job, user: User) -> dict[str, Any]:
         "may_cancel": _may_ask_for_end(job, user),
         "interval_s": _interval_s(job),
     }
+
+
+def _is_requeue(event: JobEvent) -> bool:
+    """Did the scheduler put the running job back into its queue?"""
+    return event.from_state in (JobState.RUNNING, JobState.COMPLETING) and event.to_state == JobState.PENDING
 
 
 def _interval_s(job: Job) -> int:

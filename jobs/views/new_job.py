@@ -18,6 +18,7 @@ from jobs.models import Job
 from jobs.services.estimates import precisions_of
 from jobs.services.problems import IdempotencyConflict, InvalidRequest, RefusedRequest
 from jobs.services.submission import clone_request, preview_job, submit_job
+from jobs.services.waiting import best_known_waits
 from jobs.tasks import nudge_after_commit
 from jobs.views.estimate_panel import build_panel, describe_warnings
 
@@ -145,7 +146,13 @@ def _render_form(request: HttpRequest, form: JobForm) -> HttpResponse:
         {
             "form": form,
             "partitions": [
-                (form.address(item), item, form.address(item) == chosen, " ".join(precisions_of(item)))
+                (
+                    form.address(item),
+                    item,
+                    form.address(item) == chosen,
+                    " ".join(precisions_of(item)),
+                    [wait for wait in best_known_waits(item) if wait.is_known],
+                )
                 for item in form.partitions
             ],
             "has_plan_errors": any(name in form.errors for name in _ADVANCED),

@@ -39,7 +39,7 @@ from portal.embedded.valkey import prepare_valkey
 DEFAULT_PORT = 8000
 WEB_READY_S = 90.0
 WEB_WORKERS, WEB_THREADS = 2, 16
-CELERY_CONCURRENCY = 2
+CELERY_CONCURRENCY = 4  # two clusters may hang, and the others are still served
 EXTERNAL = {"DATABASE_URL": "postgres", "REDIS_URL": "valkey"}
 _ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 

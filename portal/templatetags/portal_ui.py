@@ -16,7 +16,8 @@ from django.utils.timesince import timesince, timeuntil
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from jobs.presentation import STATE_LABELS, STATE_MEANINGS
+from accounts.models import Node, NodeState
+from jobs.presentation import SIZE_LABELS, STATE_LABELS, STATE_MEANINGS
 from jobs.states import HoldReason, JobState
 
 register = template.Library()
@@ -94,6 +95,29 @@ def state_badge(state: str, hold_reason: str = "") -> dict[str, object]:
 def state_label(state: str) -> Promise | str:
     """The words for a job state, for sentences and select options."""
     return STATE_LOOKS[JobState(state)].label
+
+
+_NODE_TONES: Final[Mapping[str, str]] = {
+    NodeState.IDLE: "good",
+    NodeState.MIXED: "running",
+    NodeState.ALLOCATED: "running",
+    NodeState.DRAINING: "attention",
+    NodeState.DRAINED: "attention",
+    NodeState.MAINTENANCE: "attention",
+    NodeState.DOWN: "bad",
+}
+
+
+@register.simple_tag
+def node_state(node: Node) -> SafeString:
+    """The badge of a node's state."""
+    return format_html('<span class="tag tone-{}">{}</span>', _NODE_TONES[node.state], node.get_state_display())
+
+
+@register.filter
+def size_label(size: str) -> Promise | str:
+    """The words for a size of jobs, such as 2–4 nodes."""
+    return SIZE_LABELS[size]
 
 
 @register.simple_tag

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jobs.backends.base import SchedulerUnavailable, SubmissionRejected
+from jobs.backends.base import NodeState, SchedulerUnavailable, SubmissionRejected
 from jobs.states import TERMINAL, TRANSITIONS, JobState
 from tests.backends.harness import LONG, BackendHarness, Behaviour
 
@@ -100,6 +100,22 @@ def test_a_job_that_can_never_run_is_rejected_and_leaves_nothing(
     assert harness.backend.find(spec.key) is None
     assert all(partition.jobs_pending + partition.jobs_running == 0 for partition in harness.backend.partitions())
     assert harness.backend.expected_start(spec) is None
+
+
+def test_the_inventory_names_the_nodes_of_each_partition_and_what_jobs_hold_of_them(harness: BackendHarness) -> None:
+    assert harness.backend.supports_inventory
+    native_id = harness.submit(LONG, nodes=1, devices_per_node=3)
+    status = harness.wait(native_id, is_running)
+    inventory = harness.backend.inventory()
+    here = {node.name: node for node in inventory.nodes if "gpu-a800" in node.partitions}
+    assert len(here) == 2
+    assert {node.devices for node in here.values()} == {8}
+    (busy,) = (node for node in here.values() if node.devices_in_use)
+    assert (busy.name, busy.devices_in_use, busy.state) == (status.nodes[0], 3, NodeState.MIXED)
+    assert {node.state for name, node in here.items() if name != busy.name} == {NodeState.IDLE}
+    assert all((node.reason, node.reason_by, node.since) == ("", "", None) for node in here.values())
+    assert inventory.reservations == ()
+    assert {name for node in inventory.nodes for name in node.partitions} == {"gpu-a800", "ascend910b", "closed"}
 
 
 def test_a_job_that_succeeds_is_completed(harness: BackendHarness) -> None:

@@ -1,5 +1,6 @@
 """Nothing is lost and nothing runs twice, whoever dies and whenever."""
 
+import threading
 import uuid
 from datetime import timedelta
 
@@ -10,6 +11,7 @@ from jobs.models import EventKind, Job, JobSegment
 from jobs.services import dispatch
 from jobs.services.cancellation import cancel_job
 from jobs.services.lifecycle import StaleJob
+from jobs.spec import JobSpec
 from jobs.states import JobState
 from tests.jobs.conftest import LEASE_S, Centre, native_id
 
@@ -91,7 +93,7 @@ def test_a_call_without_an_answer_is_looked_up_by_key_before_it_is_repeated(cent
 def test_a_worker_whose_lease_was_taken_over_writes_nothing(centre: Centre) -> None:
     job = centre.submit()
     centre.admit()
-    (claim,) = dispatch.claim_due_jobs(at=centre.now(), lease_s=LEASE_S, limit=1)
+    (claim,) = dispatch.claim_due_jobs(at=centre.now(), lease_s=LEASE_S, limit=1, cluster_code="dummy")
     Job.objects.filter(pk=job.pk).update(lease_token=uuid.uuid4())
     with pytest.raises(StaleJob):
         dispatch._apply(claim, "999", at=centre.now())
@@ -103,10 +105,11 @@ def test_a_worker_that_wakes_after_its_lease_ran_out_does_not_submit(
 ) -> None:
     centre.submit()
     centre.admit()
-    (claim,) = dispatch.claim_due_jobs(at=centre.now(), lease_s=LEASE_S, limit=1)
+    (claim,) = dispatch.claim_due_jobs(at=centre.now(), lease_s=LEASE_S, limit=1, cluster_code="dummy")
     centre.backend.advance(LEASE_S)
+    ((_, result),) = dispatch._call_scheduler([claim], now=centre.now)
     with pytest.raises(StaleJob):
-        dispatch._hand_over(claim, now=centre.now)
+        result.result()
     assert centre.backend.call_counts["submit"] == 0
 
 
@@ -165,7 +168,7 @@ def test_a_cluster_that_accepts_no_jobs_gets_none(centre: Centre) -> None:
 def test_a_job_cancelled_while_its_dispatcher_was_dead_never_reaches_the_scheduler(centre: Centre) -> None:
     job = centre.submit()
     centre.admit()
-    dispatch.claim_due_jobs(at=centre.now(), lease_s=LEASE_S, limit=1)
+    dispatch.claim_due_jobs(at=centre.now(), lease_s=LEASE_S, limit=1, cluster_code="dummy")
     cancel_job(job=job, user=centre.user, at=centre.now())
     centre.backend.advance(LEASE_S + 1)
     centre.dispatch()
@@ -186,6 +189,31 @@ def test_a_job_cancelled_after_the_scheduler_took_it_is_adopted_and_then_cancell
     job.refresh_from_db()
     assert job.state == JobState.CANCELLED
     assert centre.balance()[0] == 0
+
+
+def test_several_jobs_are_handed_over_at_a_time_and_each_result_is_its_own(
+    centre: Centre, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [centre.submit(name=f"job-{number}") for number in range(8)]
+    centre.admit()
+    together = threading.Barrier(4, timeout=20)
+    real = centre.backend.submit
+
+    def submit(spec: JobSpec, *, key: str) -> str:
+        together.wait()  # broken unless four are here at a time
+        if spec.name == "job-3":
+            raise SubmissionRejected("no")
+        return real(spec, key=key)
+
+    monkeypatch.setattr(type(centre.backend), "concurrent_submits", 4)
+    monkeypatch.setattr(centre.backend, "submit", submit)
+    assert centre.dispatch() == 7
+    for job in jobs:
+        job.refresh_from_db()
+    assert [job.name for job in jobs if job.state == JobState.REJECTED] == ["job-3"]
+    for job in jobs:
+        if job.state == JobState.PENDING:
+            assert native_id(job) == centre.backend.find(f"{job.pk}-1")
 
 
 def test_older_jobs_go_first(centre: Centre) -> None:

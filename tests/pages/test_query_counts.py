@@ -24,7 +24,9 @@ LIMITS = {
     "/projects/": 5,
     "/projects/nlp/ledger": 6,
     "/projects/nlp/usage": 6,
-    "/clusters/": 3,
+    "/clusters/": 4,
+    "/clusters/dummy/a800/": 9,
+    "/clusters/dummy/a800/?nodes=all": 9,
     "/profile/": 3,
 }
 

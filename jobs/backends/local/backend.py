@@ -5,11 +5,13 @@ import logging
 import os
 import stat
 import threading
+from collections import Counter
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Final
 
 from jobs.backends.base import (
+    Inventory,
     JobStatus,
     OutputChunk,
     OutputFile,
@@ -23,7 +25,7 @@ from jobs.backends.local import store as rows
 from jobs.backends.local.advance import advance_queue, find_first_waiting, plan_partition
 from jobs.backends.local.layout import METRICS_FILE_NAME, STDOUT_FILE_NAME, WAKE_SIGNAL
 from jobs.backends.local.options import read_options
-from jobs.backends.local.partitions import find_refusal, has_room_for
+from jobs.backends.local.partitions import describe_nodes, find_refusal, has_room_for
 from jobs.backends.local.processes import ProcessIdentity, send_signal
 from jobs.backends.local.scheduling import WaitingJob
 from jobs.backends.local.store import Store
@@ -50,6 +52,7 @@ class LocalBackend(SchedulerBackend):
     """
 
     supports_expected_start: ClassVar[bool] = True
+    supports_inventory: ClassVar[bool] = True
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         super().__init__(alias, options)
@@ -195,6 +198,21 @@ class LocalBackend(SchedulerBackend):
             )
             for partition in self._options.partitions.values()
         ]
+
+    def inventory(self) -> Inventory:
+        store = self._open()
+        self._advance_later_if_not_now(store)
+        in_use: Counter[str] = Counter()
+        with store.read() as connection:
+            for name, placements in connection.execute(
+                "SELECT partition, placements FROM jobs WHERE state IN ('RUNNING', 'COMPLETING')"
+            ):
+                partition = self._options.partitions.get(name)
+                if partition is None:
+                    continue
+                for placement in rows.decode_placements(placements):
+                    in_use[partition.node_name(placement.node)] += len(placement.devices)
+        return Inventory(nodes=describe_nodes(self._options.partitions, in_use))
 
     def expected_start(self, job: JobSpec | str) -> datetime | None:
         extra = None

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
+from jobs.backends.base import NodeInfo, NodeState
 from jobs.spec import MAX_DEVICES_PER_NODE, MAX_TIME_LIMIT_MINUTES, JobSpec
 
 MAX_VIRTUAL_NODES: Final = 1024
@@ -82,6 +83,26 @@ def _read_partition(name: object, entry: object) -> Partition:
         ),
         jobs_per_node=_whole_number(values, "jobs_per_node", max(1, devices_per_node), low=1, high=1024, where=where),
     )
+
+
+def describe_nodes(partitions: Mapping[str, Partition], in_use: Mapping[str, int]) -> tuple[NodeInfo, ...]:
+    """All virtual nodes; `in_use` has the accelerators that jobs hold, by name of the node."""
+    found = []
+    for partition in partitions.values():
+        for index in range(partition.nodes):
+            name = partition.node_name(index)
+            used = min(in_use.get(name, 0), partition.devices_per_node)
+            busy = NodeState.ALLOCATED if used == partition.devices_per_node else NodeState.MIXED
+            found.append(
+                NodeInfo(
+                    name=name,
+                    partitions=(partition.name,),
+                    state=busy if used else NodeState.IDLE,
+                    devices=partition.devices_per_node,
+                    devices_in_use=used,
+                )
+            )
+    return tuple(found)
 
 
 def _whole_number(values: Mapping[str, Any], key: str, default: int, *, low: int, high: int, where: str) -> int:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Final
 
 from jobs.backends.base import (
+    Inventory,
     JobStatus,
     OutputChunk,
     OutputFile,
@@ -85,6 +86,10 @@ class SlurmClient(ABC):
         """All partitions."""
 
     @abstractmethod
+    def inventory(self) -> Inventory:
+        """Nodes, reservations and QOS."""
+
+    @abstractmethod
     def forecast(self, submission: Submission) -> datetime | None:
         """When such a job would start; None if it never would, or nobody can tell."""
 
@@ -97,6 +102,7 @@ class SlurmBackend(SchedulerBackend):
     """
 
     supports_expected_start: ClassVar[bool] = True
+    supports_inventory: ClassVar[bool] = True
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         super().__init__(alias, options)
@@ -242,6 +248,9 @@ class SlurmBackend(SchedulerBackend):
 
     def partitions(self) -> list[PartitionInfo]:
         return self._client.partitions()
+
+    def inventory(self) -> Inventory:
+        return self._client.inventory()
 
     def expected_start(self, job: JobSpec | str) -> datetime | None:
         if isinstance(job, JobSpec):

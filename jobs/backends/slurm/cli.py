@@ -7,11 +7,12 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from jobs.backends.base import PartitionInfo, SchedulerUnavailable, SubmissionRejected
+from jobs.backends.base import Inventory, PartitionInfo, SchedulerUnavailable, SubmissionRejected
 from jobs.backends.slurm.backend import SlurmBackend, SlurmClient, Submission
 from jobs.backends.slurm.commands import CommandResult, CommandRunner
 from jobs.backends.slurm.directories import STDOUT_FILE
 from jobs.backends.slurm.errors import is_unavailability
+from jobs.backends.slurm.inventory import ask_commands
 from jobs.backends.slurm.options import CliOptions, read_cli_options
 from jobs.backends.slurm.records import COMMENT_PREFIX, SlurmJob
 from jobs.backends.slurm.states import is_end, read_exit_status, read_wait_status
@@ -165,6 +166,9 @@ class CliClient(SlurmClient):
         return [
             _read_partition(name, found, pending=pending[name], running=running[name]) for name, found in rows.items()
         ]
+
+    def inventory(self) -> Inventory:
+        return ask_commands(self._ask)
 
     def _ask(self, command: list[str], *, unknown_id_is: str | None = None) -> str:
         """What a command printed, asked as the portal itself."""

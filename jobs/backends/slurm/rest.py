@@ -8,10 +8,11 @@ from typing import Any, Final
 
 import httpx
 
-from jobs.backends.base import PartitionInfo, SchedulerUnavailable, SubmissionRejected
+from jobs.backends.base import Inventory, PartitionInfo, SchedulerUnavailable, SubmissionRejected
 from jobs.backends.slurm.backend import SlurmBackend, SlurmClient, Submission
 from jobs.backends.slurm.directories import STDOUT_FILE
 from jobs.backends.slurm.errors import is_unavailability
+from jobs.backends.slurm.inventory import get_from_rest
 from jobs.backends.slurm.options import RestOptions, read_rest_options
 from jobs.backends.slurm.records import COMMENT_PREFIX, SlurmJob
 from jobs.backends.slurm.states import is_end, read_state, read_wait_status
@@ -154,6 +155,9 @@ class RestClient(SlurmClient):
             for item in found
         ]
 
+    def inventory(self) -> Inventory:
+        return get_from_rest(lambda part, path: self._ask("GET", part, path))
+
     def _ask(self, method: str, part: str, path: str, *, parameters: Mapping[str, str] | None = None) -> dict[str, Any]:
         """An answer without errors, asked as the portal itself."""
         response = self._send(method, part, path, parameters=parameters)
@@ -266,7 +270,8 @@ def _read_queue_job(item: Mapping[str, Any]) -> SlurmJob:
         submitted_at=_time(item.get("submit_time")),
         started_at=_time(item.get("start_time")),
         ended_at=_time(item.get("end_time")),
-        reason=str(item.get("state_reason") or ""),
+        # The description says more: of nodes that are all drained the reason has only "Resources". squeue does so, too.
+        reason=str(item.get("state_description") or item.get("state_reason") or ""),
         nodes=str(item.get("nodes") or ""),
         exit_code=exit_code,
         exit_signal=exit_signal,
