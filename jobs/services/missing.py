@@ -36,7 +36,12 @@ def handle_missing(segment: JobSegment, backend: SchedulerBackend, *, at: dateti
         return False
     if at - job.missing_since_at < timedelta(seconds=lost_after_s):
         return False
-    has_started = segment.started_at is not None or job.state in (JobState.RUNNING, JobState.COMPLETING)
+    has_started = (
+        segment.started_at is not None
+        or job.state in (JobState.RUNNING, JobState.COMPLETING)
+        # Its output file is made when it starts: it may have run to its end, unseen, before the next poll.
+        or backend.read_log(segment.native_id, 0, key=segment.key, limit=1) is not None
+    )
     try:
         if has_started or segment.resubmissions >= MAX_RESUBMISSIONS:
             return _declare_lost(job, at=at)

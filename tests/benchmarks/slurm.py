@@ -24,8 +24,10 @@ from tests.integration.slurm.portal import portal_on
 from tests.running_portal import RunningPortal
 
 _CLUSTERS: Final = ("slurm-cli", "slurm-rest")
+_PARTS: Final = ("submission", "questions", "reconcile")
 _PEOPLE: Final = 40
 _PATIENCE_S: Final = 600.0
+_ACTIVE: Final = 1000
 _PAGES: Final = 100
 _PAGE_INTERVAL_S: Final = 4.0
 
@@ -33,35 +35,45 @@ _PAGE_INTERVAL_S: Final = 4.0
 def run() -> None:
     jobs, pending = read_size("JOBS", 240, low=8) // 8 * 8, read_size("PENDING", 10_000, low=100)
     watch_s = read_size("WATCH_S", 60, low=10)
+    parts = os.environ.get("PARTS", ",".join(_PARTS)).split(",")
+    if unknown := sorted(set(parts) - set(_PARTS)):
+        raise SystemExit(f"PARTS: {unknown[0]!r} is not allowed; allowed: {', '.join(_PARTS)}")
     lab = SlurmLab.create(f"bench-{os.getpid()}")
     try:
-        _measure_submission(lab, jobs, watch_s)
-        occupy(lab)
-        measure_reconciliation(lab, pending)
+        if {"submission", "questions"} & set(parts):
+            with portal_on(lab) as portal:
+                tokens = _make_people(portal, _PEOPLE)
+                if "submission" in parts:
+                    _measure_submission(portal, lab, tokens, jobs)
+                if "questions" in parts:
+                    occupy(lab)
+                    _measure_questions(portal, lab, tokens, watch_s)
+        if "reconcile" in parts:
+            occupy(lab)
+            measure_reconciliation(lab, pending)
     finally:
         remove_lab(lab.layout.root)
 
 
-def _measure_submission(lab: SlurmLab, jobs: int, watch_s: int) -> None:
-    with portal_on(lab) as portal:
-        tokens = _make_people(portal, _PEOPLE)
-        bare = _measure_bare(lab, jobs)
-        figures: list[tuple[str, float]] = []
-        for cluster in _CLUSTERS:
-            occupy(lab)
-            for clients in (1, 8):
-                rate = _measure_whole_way(portal, cluster, tokens, jobs, clients=clients)
-                figures.append((f"API to {cluster}, {clients} client{'s' if clients > 1 else ''}", rate))
-            figures.append((f"queue to {cluster}, by the worker", _measure_dispatch(portal, cluster, tokens, jobs)))
-        again = _measure_bare(lab, jobs)
-        base = (bare[0][1] + again[0][1]) / 2
-        rows = [[name, f"{rate:.1f}", f"{rate / base:.2f}"] for name, rate in (*bare, *again, *figures)]
-        print_table(
-            f"slurm: {jobs} jobs each that wait behind one that has all nodes ({describe_load()})",
-            ["", "jobs/s", "× sbatch loop"],
-            rows,
-        )
-        _measure_questions(portal, lab, tokens, watch_s)
+def _measure_submission(portal: RunningPortal, lab: SlurmLab, tokens: list[str], jobs: int) -> None:
+    bare = _measure_bare(lab, jobs)
+    figures: list[tuple[str, float]] = []
+    for cluster in _CLUSTERS:
+        occupy(lab)
+        for clients in (1, 8):
+            rate = _measure_whole_way(portal, cluster, tokens, jobs, clients=clients)
+            figures.append((f"API to {cluster}, {clients} client{'s' if clients > 1 else ''}", rate))
+        for count in (1, 4):
+            rate = _measure_dispatch(portal, cluster, tokens, jobs, dispatchers=count)
+            figures.append((f"queue to {cluster}, {count} dispatcher{'s' if count > 1 else ''}", rate))
+    again = _measure_bare(lab, jobs)
+    base = (bare[0][1] + again[0][1]) / 2
+    rows = [[name, f"{rate:.1f}", f"{rate / base:.2f}"] for name, rate in (*bare, *again, *figures)]
+    print_table(
+        f"slurm: {jobs} jobs each that wait behind one that has all nodes ({describe_load()})",
+        ["", "jobs/s", "× sbatch loop"],
+        rows,
+    )
 
 
 def _measure_bare(lab: SlurmLab, jobs: int) -> list[tuple[str, float]]:
@@ -75,16 +87,21 @@ def _measure_bare(lab: SlurmLab, jobs: int) -> list[tuple[str, float]]:
 
 
 def _make_people(portal: RunningPortal, count: int) -> list[str]:
+    tokens: list[str] = json.loads(_run_beside(portal, "tests.benchmarks.slurm_people", str(count)))
+    return tokens
+
+
+def _run_beside(portal: RunningPortal, module: str, *arguments: str) -> str:
+    """What a program printed that runs with the portal's database and settings."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.slurm_people", str(count)],
+        [sys.executable, "-m", module, *arguments],
         cwd=CHECKOUT,
         env=portal.environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
-    tokens: list[str] = json.loads(done.stdout)
-    return tokens
+    return done.stdout
 
 
 def _measure_whole_way(portal: RunningPortal, cluster: str, tokens: list[str], jobs: int, *, clients: int) -> float:
@@ -95,25 +112,17 @@ def _measure_whole_way(portal: RunningPortal, cluster: str, tokens: list[str], j
     return jobs / (_wait_for_accepted(portal, before + jobs) - start)
 
 
-def _measure_dispatch(portal: RunningPortal, cluster: str, tokens: list[str], jobs: int) -> float:
-    """Jobs per second of the worker alone: all are admitted and wait, then the cluster's breaker closes."""
-    before = _accepted(portal)[0]
-    _execute(portal, "UPDATE accounts_cluster SET retry_at = now() + interval '1 hour' WHERE code = %s", cluster)
-    _post_jobs(portal, cluster, tokens, jobs, clients=4)
-    deadline = time.monotonic() + _PATIENCE_S
-    while _execute(portal, "SELECT count(*) FROM jobs_job WHERE state = 'QUEUED'")[0][0] < jobs:
-        if time.monotonic() > deadline:
-            raise SystemExit("jobs are not admitted")
-        time.sleep(0.2)
-    _execute(portal, "UPDATE accounts_cluster SET retry_at = NULL WHERE code = %s", cluster)
-    last = _wait_for_accepted(portal, before + jobs)
-    first = _execute(
-        portal,
-        "SELECT extract(epoch FROM min(accepted_at)) FROM"
-        " (SELECT accepted_at FROM jobs_jobsegment WHERE native_id <> '' ORDER BY accepted_at DESC LIMIT %s) AS s",
-        jobs,
-    )[0][0]
-    return (jobs - 1) / (last - float(first))
+def _measure_dispatch(portal: RunningPortal, cluster: str, tokens: list[str], jobs: int, *, dispatchers: int) -> float:
+    """Jobs per second of dispatchers alone: all are admitted and wait, and the portal's own worker stands still."""
+    workers = portal.processes("worker")
+    for process in workers:
+        process.suspend()
+    try:
+        _post_jobs(portal, cluster, tokens, jobs, clients=4)
+        return float(_run_beside(portal, "tests.benchmarks.slurm_dispatch", str(dispatchers)))
+    finally:
+        for process in workers:
+            process.resume()
 
 
 def _post_jobs(portal: RunningPortal, cluster: str, tokens: list[str], jobs: int, *, clients: int) -> None:
@@ -175,11 +184,9 @@ def _execute(portal: RunningPortal, statement: LiteralString, *values: object) -
 
 def _measure_questions(portal: RunningPortal, lab: SlurmLab, tokens: list[str], watch_s: int) -> None:
     """RPCs that slurmctld gets, with and without people who look at their jobs' pages."""
-    missing = 1000 - _execute(portal, "SELECT count(*) FROM jobs_job WHERE state = 'PENDING'")[0][0]
-    if missing > 0:
-        before = _accepted(portal)[0]
-        _post_jobs(portal, "slurm-rest", tokens, missing, clients=4)
-        _wait_for_accepted(portal, before + missing)
+    before = _accepted(portal)[0]
+    _post_jobs(portal, "slurm-rest", tokens, _ACTIVE, clients=4)
+    _wait_for_accepted(portal, before + _ACTIVE)
     ids = [str(row[0]) for row in _execute(portal, "SELECT id FROM jobs_job WHERE state = 'PENDING' LIMIT %s", _PAGES)]
     active = _execute(portal, "SELECT count(*) FROM jobs_job WHERE state IN ('PENDING', 'RUNNING')")[0][0]
     quiet = _count_rpcs(lab, watch_s)

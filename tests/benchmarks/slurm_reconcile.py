@@ -33,9 +33,7 @@ def measure_reconciliation(lab: SlurmLab, pending: int) -> None:
     start = time.monotonic()
     cluster = _fill(rest, template, pending)
     print(f"\n{pending} jobs submitted in {time.monotonic() - start:.0f} s")
-    native_ids = list(
-        JobSegment.objects.filter(cluster=cluster).exclude(native_id="").values_list("native_id", flat=True)
-    )
+    native_ids = list(JobSegment.objects.filter(cluster=cluster, ended_at=None).values_list("native_id", flat=True))
 
     def follow(backend: SlurmBackend) -> None:
         reconcile.reconcile_cluster(cluster, backend, now=timezone.now, lost_after_s=300)

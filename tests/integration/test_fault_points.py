@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -70,7 +71,7 @@ POINTS: Final[dict[str, tuple[Patch, int, JobState]]] = {
         0,
         JobState.QUEUED,
     ),
-    "after the claim": (_around(dispatch, "_hand_over", is_before=True), 0, JobState.DISPATCHING),
+    "after the claim": (_around(dispatch, "_call_scheduler", is_before=True), 0, JobState.DISPATCHING),
     "before submit": (_around_backend("submit", is_before=True), 0, JobState.DISPATCHING),
     "before Slurm is called": (_around_client("submit", is_before=True), 0, JobState.DISPATCHING),
     "after Slurm has accepted": (_around_client("submit", is_before=False), 1, JobState.DISPATCHING),
@@ -110,8 +111,10 @@ def start_dispatcher(prepare: Callable[[], None]) -> int:
     try:
         prepare()
         dispatch.dispatch_queued_jobs(now=timezone.now, lease_s=LEASE_S)
-    finally:
         os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    os._exit(1)
 
 
 def wait_for_end(child: int) -> int:
