@@ -326,6 +326,7 @@ class EventKind(models.TextChoices):
     CANCEL_REQUESTED = "cancel_requested", _("cancel requested")
     DISPATCH_DELAYED = "dispatch_delayed", _("dispatch delayed")
     SEGMENT_ENDED = "segment_ended", _("segment ended")
+    TIME_LIMIT_CHANGED = "time_limit_changed", _("time limit changed")
     SETTLED = "settled", _("settled")
 
 

@@ -11,7 +11,7 @@ from jobs.models import EventKind, Job, JobEvent, JobSegment
 from jobs.services.allowed_wording import describe_allowed
 from jobs.services.calibration import describe_calibration
 from jobs.services.scheduler_wording import describe_scheduler_reason
-from jobs.services.wording import hours
+from jobs.services.wording import duration_in_words, hours
 from jobs.states import JobState
 
 STATE_LABELS = {
@@ -181,6 +181,11 @@ def describe_event(event: JobEvent) -> str:
         return _("Cancellation requested")
     if event.kind == EventKind.DISPATCH_DELAYED:
         return _("The cluster doesn't answer; the job is handed over when it does")
+    if event.kind == EventKind.TIME_LIMIT_CHANGED:
+        return _("The cluster's operator changed its time limit from %(old)s to %(new)s") % {
+            "old": duration_in_words(60 * event.detail.get("from_minutes", 0)),
+            "new": duration_in_words(60 * event.detail.get("to_minutes", 0)),
+        }
     if event.kind == EventKind.SEGMENT_ENDED:
         return _describe_segment_end(event)
     text = _("Charged %(charged)s accelerator-hours; %(released)s given back") % {

@@ -52,6 +52,8 @@ class JobStatus:
     nodes: tuple[str, ...] = ()
     expected_start_at: datetime | None = None
     """When a pending job is likely to start, if the scheduler says so in the same answer."""
+    time_limit_minutes: int | None = None
+    """The limit as it is now, if the scheduler says it: an operator may have changed it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

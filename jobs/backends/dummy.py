@@ -249,6 +249,13 @@ class DummyBackend(SchedulerBackend):
             job = self._get(own, native_id)
             job.outcome = _Outcome(end, words if reason is None else reason, exit_code, exit_signal, elapsed_s)
 
+    def set_time_limit(self, native_id: str, minutes: int) -> None:
+        """Change a job's limit, as an operator may."""
+        own = self._state
+        with own.lock:
+            job = self._get(own, native_id)
+            job.spec = replace(job.spec, time_limit_minutes=minutes)
+
     def set_state(self, native_id: str, state: JobState, *, reason: str = "") -> None:
         """Put a job into a state now, whatever it was doing: COMPLETING, PREEMPTED, or PENDING (requeued)."""
         own = self._state
@@ -499,6 +506,7 @@ class DummyBackend(SchedulerBackend):
             exit_signal=job.exit_signal,
             nodes=nodes,
             expected_start_at=None if expected_start is None else _at(expected_start),
+            time_limit_minutes=round(job.time_limit_s / 60),
         )
 
 

@@ -73,7 +73,7 @@ def reconcile_cluster(
         SchedulerUnavailable: what was applied before stays.
     """
     active = _active_segments(cluster)
-    seen = list(active.values_list("pk", "key", "native_id", *_FOLLOWED_COLUMNS, named=True))
+    seen = list(active.values_list("pk", "key", "native_id", "time_limit_minutes", *_FOLLOWED_COLUMNS, named=True))
     statuses = backend.poll([row.native_id for row in seen]) if seen else {}
     states = {row.pk: row.job__state for row in seen if _is_news(row, statuses.get(row.native_id))}
     changed = 0
@@ -105,6 +105,8 @@ def _active_segments(cluster: Cluster) -> QuerySet[JobSegment]:
 def _is_news(row: Any, status: JobStatus | None) -> bool:
     """Is there anything to do for a segment? Mostly not, and then its models are never made."""
     if status is None or status.key != row.key or row.job__cancel_requested_at is not None:
+        return True
+    if status.time_limit_minutes not in (None, row.time_limit_minutes) and row.time_limit_minutes is not None:
         return True
     facts = _facts_of(status) | {"state": status.state, "state_reason": status.reason}
     return any(getattr(row, f"job__{name}") != value for name, value in facts.items())
@@ -150,6 +152,7 @@ def _apply(segment: JobSegment, status: JobStatus, backend: SchedulerBackend, *,
     job = segment.job
     facts = _facts_of(status)
     old = JobState(job.state)
+    _note_changed_limit(segment, status, at=at)
     if status.state == old:
         _write_changed(job, facts | {"state_reason": status.reason})
         return False
@@ -160,6 +163,17 @@ def _apply(segment: JobSegment, status: JobStatus, backend: SchedulerBackend, *,
         if status.started_at is not None:
             _write_segment(segment, started_at=status.started_at, nodes=list(status.nodes))
     return True
+
+
+def _note_changed_limit(segment: JobSegment, status: JobStatus, *, at: datetime) -> None:
+    """An operator may lengthen or shorten a job on the cluster. Its hold stays; what it uses beyond is charged too."""
+    old, new = segment.time_limit_minutes, status.time_limit_minutes
+    if old is None or new is None or old == new:
+        return
+    with transaction.atomic():
+        if JobSegment.objects.filter(pk=segment.pk, time_limit_minutes=old).update(time_limit_minutes=new):
+            figures = {"from_minutes": old, "to_minutes": new}
+            record_event(segment.job, EventKind.TIME_LIMIT_CHANGED, at=at, detail=figures)
 
 
 def _apply_end(segment: JobSegment, status: JobStatus, backend: SchedulerBackend, *, at: datetime) -> bool:

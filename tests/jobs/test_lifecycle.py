@@ -7,6 +7,7 @@ import pytest
 from accounts.models import LedgerEntry
 from accounts.services import ledger
 from jobs.models import EventKind, Job, UsageRecord
+from jobs.presentation import describe_event
 from jobs.services.cancellation import cancel_job
 from jobs.services.lifecycle import IllegalTransition, StaleJob, transition
 from jobs.states import TERMINAL, TRANSITIONS, JobState
@@ -252,6 +253,24 @@ class TestMissing:
         assert other.state == JobState.COMPLETED
         assert mine.state == JobState.RUNNING
         assert mine.missing_since_at is not None
+
+
+def test_a_time_limit_changed_on_the_cluster_is_told_once(centre: Centre) -> None:
+    job = centre.submit()
+    centre.tick()
+    centre.backend.set_time_limit(native_id(job), 30)
+    for _ in range(3):
+        centre.tick(1)
+    (event,) = job.events.filter(kind=EventKind.TIME_LIMIT_CHANGED)
+    assert event.detail == {"from_minutes": 60, "to_minutes": 30}
+    assert (
+        describe_event(event)
+        == "The cluster's operator changed its time limit from 1\N{NO-BREAK SPACE}h to 30\N{NO-BREAK SPACE}min"
+    )
+    assert job.segments.get().time_limit_minutes == 30
+    centre.tick(1801)
+    job.refresh_from_db()
+    assert (job.state, job.charged_s) == (JobState.TIMEOUT, 8 * 1800)
 
 
 def test_a_requeued_job_waits_again_and_is_charged_once(centre: Centre) -> None:

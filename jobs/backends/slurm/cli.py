@@ -34,7 +34,7 @@ _MAX_LISTED_IDS: Final = 20
 """More jobs than this are not named to squeue: it then reads them all and picks these, slower than all at once."""
 
 _IDS_PER_CALL: Final = 5000
-_QUEUE_FIELDS: Final = ("%A", "%T", "%u", "%V", "%S", "%e", "%N", "%r", "%k", "%Z", "%D")
+_QUEUE_FIELDS: Final = ("%A", "%T", "%u", "%V", "%S", "%e", "%N", "%r", "%k", "%Z", "%l")
 _ACCOUNTING_FIELDS: Final = (
     *("JobIDRaw", "State", "ExitCode", "User", "Submit", "Start", "End", "NodeList", "AllocTRES"),
     *("Comment", "WorkDir", "MaxRSS", "TotalCPU", "ElapsedRaw"),
@@ -258,7 +258,8 @@ def _read_refusal(done: CommandResult) -> SchedulerUnavailable | SubmissionRejec
 
 
 def _read_queue_row(row: list[str]) -> SlurmJob:
-    job_id, word, user, submit, start, end, nodes, reason, comment, directory, _ = row
+    job_id, word, user, submit, start, end, nodes, reason, comment, directory, limit = row
+    limit_s = read_duration_s(limit)
     return SlurmJob(
         job_id=int(job_id),
         user=user,
@@ -270,6 +271,7 @@ def _read_queue_row(row: list[str]) -> SlurmJob:
         ended_at=read_time(end),
         reason=reason,
         nodes=nodes,
+        time_limit_minutes=None if limit_s is None else int(limit_s) // 60,
     )
 
 

@@ -36,6 +36,7 @@ class SlurmJob:
     tres: dict[str, int] | None = None
     max_rss_bytes: int | None = None
     cpu_s: float | None = None
+    time_limit_minutes: int | None = None
 
     @property
     def state(self) -> JobState | None:
@@ -89,6 +90,7 @@ class SlurmJob:
             exit_signal=self.exit_signal if has_ended else None,
             nodes=_expand(self.nodes) if has_started else (),
             expected_start_at=self.started_at if state is JobState.PENDING else None,
+            time_limit_minutes=self.time_limit_minutes,
         )
 
 

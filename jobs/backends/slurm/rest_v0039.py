@@ -75,6 +75,7 @@ class RestV0039:
             nodes=item.text("nodes"),
             exit_code=exit_code,
             exit_signal=exit_signal,
+            time_limit_minutes=item.optional_number("time_limit"),
         )
 
     def read_run(self, item: Record) -> SlurmJob:
