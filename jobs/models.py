@@ -77,6 +77,10 @@ class Job(models.Model):
         help_text=_("Set for a job that is longer than the scheduler lets one be: it runs as a chain of segments."),
     )
     segment_number = models.PositiveIntegerField(default=1, editable=False)
+    segment_started_at = models.DateTimeField(null=True, editable=False)
+    elapsed_before_s = models.BigIntegerField(
+        default=0, editable=False, help_text=_("What the segments before the current one ran, by accounting.")
+    )
     reserved_s = models.BigIntegerField(_("reserved (accelerator-seconds)"), editable=False)
     billing_weight = models.DecimalField(
         max_digits=8,

@@ -7,6 +7,7 @@ known from accounting alone, so the next segment waits for the last one's usage.
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from django.db.models import Max, Sum
 
@@ -66,10 +67,14 @@ def _was_interrupted_before(segment: JobSegment) -> bool:
     return before is not None and before.end_state in _INTERRUPTED
 
 
+def elapsed_s(job: Job) -> int:
+    """Seconds that the job's segments have run, as far as they are accounted for."""
+    return int(UsageRecord.objects.filter(segment__job=job).aggregate(total=Sum("elapsed_s"))["total"] or 0)
+
+
 def remaining_s(job: Job) -> int:
     """Seconds of the job's time limit that its accounted segments have left."""
-    used_s = UsageRecord.objects.filter(segment__job=job).aggregate(total=Sum("elapsed_s"))["total"] or 0
-    return max(job.time_limit_minutes * 60 - used_s, 0)
+    return max(job.time_limit_minutes * 60 - elapsed_s(job), 0)
 
 
 def next_limit_minutes(job: Job) -> int:
@@ -83,10 +88,11 @@ def go_on(job: Job, *, at: datetime) -> None:
     Raises:
         StaleJob: another worker was first.
     """
+    ran: dict[str, Any] = {"elapsed_before_s": elapsed_s(job), "segment_started_at": None}
     if job.cancel_requested_at is not None:
-        transition(job, JobState.CANCELLED, at=at, reason="cancelled", actor=job.cancel_requested_by)
+        transition(job, JobState.CANCELLED, at=at, reason="cancelled", actor=job.cancel_requested_by, **ran)
     elif next_limit_minutes(job) < 1:
-        transition(job, JobState.TIMEOUT, at=at, reason="TimeLimit")
+        transition(job, JobState.TIMEOUT, at=at, reason="TimeLimit", **ran)
     else:
         # queued_at stays: a run that has begun goes before those that came later.
-        transition(job, JobState.QUEUED, at=at, reason=SEGMENT_ENDED, segment_number=job.segment_number + 1)
+        transition(job, JobState.QUEUED, at=at, reason=SEGMENT_ENDED, segment_number=job.segment_number + 1, **ran)

@@ -27,12 +27,10 @@ from jobs.states import IN_SCHEDULER, TERMINAL, TRANSITIONS, JobState
 
 logger = logging.getLogger(__name__)
 
-_FOLLOWED_COLUMNS = tuple(
-    f"job__{name}"
-    for name in (
-        *("state", "state_reason", "cancel_requested_at"),
-        *("expected_start_at", "missing_since_at", "started_at"),
-    )
+_FOLLOWED_COLUMNS = (
+    *("pk", "key", "number", "native_id", "time_limit_minutes"),
+    *("job__state", "job__state_reason", "job__cancel_requested_at", "job__expected_start_at"),
+    *("job__missing_since_at", "job__started_at", "job__segment_started_at"),
 )
 """What is compared with the scheduler's answer."""
 
@@ -73,7 +71,9 @@ def reconcile_cluster(
         SchedulerUnavailable: what was applied before stays.
     """
     active = _active_segments(cluster)
-    seen = list(active.values_list("pk", "key", "native_id", "time_limit_minutes", *_FOLLOWED_COLUMNS, named=True))
+    seen = list(
+        active.values_list("pk", "key", "number", "native_id", "time_limit_minutes", *_FOLLOWED_COLUMNS, named=True)
+    )
     statuses = backend.poll([row.native_id for row in seen]) if seen else {}
     states = {row.pk: row.job__state for row in seen if _is_news(row, statuses.get(row.native_id))}
     changed = 0
@@ -108,7 +108,10 @@ def _is_news(row: Any, status: JobStatus | None) -> bool:
         return True
     if status.time_limit_minutes not in (None, row.time_limit_minutes) and row.time_limit_minutes is not None:
         return True
-    facts = _facts_of(status) | {"state": status.state, "state_reason": status.reason}
+    facts: dict[str, Any] = {"expected_start_at": status.expected_start_at, "missing_since_at": None}
+    facts |= {"state": status.state, "state_reason": status.reason}
+    if status.started_at is not None:
+        facts[_start_column(row.number)] = status.started_at
     return any(getattr(row, f"job__{name}") != value for name, value in facts.items())
 
 
@@ -150,7 +153,7 @@ def _apply(segment: JobSegment, status: JobStatus, backend: SchedulerBackend, *,
     if status.state in TERMINAL:
         return _apply_end(segment, status, backend, at=at)
     job = segment.job
-    facts = _facts_of(status)
+    facts = _facts_of(segment, status)
     old = JobState(job.state)
     _note_changed_limit(segment, status, at=at)
     if status.state == old:
@@ -188,8 +191,9 @@ def _apply_end(segment: JobSegment, status: JobStatus, backend: SchedulerBackend
     if not verdict.goes_on and not _is_possible(job, status):
         return False
     ended_at = status.ended_at or at
-    facts = _facts_of(status) | {"exit_code": status.exit_code, "exit_signal": status.exit_signal}
-    facts["expected_start_at"] = None
+    facts = _facts_of(segment, status) | {"expected_start_at": None}
+    if not verdict.goes_on:
+        facts |= {"exit_code": status.exit_code, "exit_signal": status.exit_signal}
     with transaction.atomic():
         if verdict.goes_on and job.state != JobState.COMPLETING:
             transition(job, JobState.COMPLETING, at=at, reason=verdict.reason, **facts)
@@ -231,12 +235,19 @@ def _write_segment(segment: JobSegment, **fields: Any) -> None:
         setattr(segment, name, value)
 
 
-def _facts_of(status: JobStatus) -> dict[str, Any]:
+def _facts_of(segment: JobSegment, status: JobStatus) -> dict[str, Any]:
     """Columns of the job that the scheduler's answer sets, besides its state."""
     facts: dict[str, Any] = {"expected_start_at": status.expected_start_at, "missing_since_at": None}
     if status.started_at is not None:
-        facts["started_at"] = status.started_at
+        facts[_start_column(segment.number)] = status.started_at
+        if segment.job.is_chain:
+            facts["segment_started_at"] = status.started_at
     return facts
+
+
+def _start_column(segment_number: int) -> str:
+    """A job has started when its first segment did."""
+    return "started_at" if segment_number == 1 else "segment_started_at"
 
 
 def _write_changed(job: Job, facts: Mapping[str, object]) -> None:

@@ -37,8 +37,11 @@ class Progress:
 def describe_progress(job: Job, *, now: datetime) -> Progress:
     """A row of a list."""
     elapsed_s = None
+    since = job.segment_started_at if job.is_chain else job.started_at
     if job.started_at is not None:
-        elapsed_s = max(((job.ended_at or now) - job.started_at).total_seconds(), 0.0)
+        # What a chain waited between its segments is no part of it.
+        current_s = max(((job.ended_at or now) - since).total_seconds(), 0.0) if since is not None else 0.0
+        elapsed_s = job.elapsed_before_s + current_s
     return Progress(
         job=job,
         elapsed_s=elapsed_s,

@@ -12,6 +12,7 @@ from jobs.services.cancellation import cancel_job
 from jobs.services.missing import MAX_RESUBMISSIONS
 from jobs.services.problems import InvalidRequest
 from jobs.states import JobState
+from jobs.views.figures import describe_progress
 from tests.factories import make_user
 from tests.jobs.conftest import LOST_AFTER_S, Centre, native_id
 
@@ -57,11 +58,16 @@ def test_a_run_of_three_segments_is_one_job_with_one_bill(centre: Centre) -> Non
     end_segment(centre, job, step=100, exit_code=CONTINUE_EXIT_CODE)
     assert (job.state, job.segment_number) == (JobState.RUNNING, 2)
     assert centre.balance() == (8 * 150 * 60, 0)
+    assert job.exit_code is None
+    progress = describe_progress(job, now=centre.now())
+    assert progress.elapsed_s == LIMIT_S - 60 + (centre.now() - job.segments.get(number=2).started_at).total_seconds()
     end_segment(centre, job, step=200, exit_code=CONTINUE_EXIT_CODE)
     assert (job.state, job.segment_number) == (JobState.RUNNING, 3)
     end_segment(centre, job, step=250, elapsed_s=600)
     assert (job.state, job.exit_code) == (JobState.COMPLETED, 0)
     used_s = 2 * (LIMIT_S - 60) + 600
+    assert describe_progress(job, now=centre.now()).elapsed_s == used_s
+    assert job.started_at == job.segments.get(number=1).started_at
     assert (job.charged_s, centre.balance()) == (8 * used_s, (0, 8 * used_s))
     assert list(job.segments.order_by("number").values_list("end_state", "last_step", "time_limit_minutes")) == [
         ("FAILED", 100, 60),
