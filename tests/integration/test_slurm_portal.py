@@ -66,7 +66,7 @@ def test_a_training_job_runs_as_its_researcher_and_is_charged_to_the_second(
 
     columns = "JobIDRaw,User,Account,State,ElapsedRaw,AllocTRES,WorkDir"
     lines = slurm_lab.run("sacct", "-X", "-D", "-n", "-P", "-a", "-S", "now-1hours", "-o", columns).splitlines()
-    rows = [line.split("|") for line in lines if line.endswith(f"/{cluster}/{job_id}-1")]
+    rows = [line.split("|") for line in lines if line.endswith(f"/{job_id}-1")]
     assert len(rows) == 1, rows
     _, user, account, state, elapsed_s, tres, _ = rows[0]
     assert (user, account, state) == (ALICE, "laba", "COMPLETED")
