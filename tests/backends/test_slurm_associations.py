@@ -79,6 +79,11 @@ class Site:
     def show(self, *words: str) -> list[str]:
         return _show(self.lab, *words)
 
+    @property
+    def default_qos(self) -> str:
+        """What an association of the lab's own has: everything that is not the portal's."""
+        return self.show("assoc", f"user={ALICE}", "woplimits", "format=qos")[0]
+
     def associations(self, account: str) -> list[str]:
         return self.show("assoc", f"account={account}", "woplimits", f"format={ASSOCIATION_FIELDS}")
 
@@ -225,7 +230,7 @@ def test_a_former_member_with_a_running_job_is_stopped_at_once_and_removed_when_
     site.lab.wait_until(lambda: not site.lab.run("squeue", "--noheader", f"--user={BOB}"), "the job to end")
     site.lab.wait_until(lambda: site.apply().remaining == Plan(), "the association to go")
     assert [row.split("|")[1] for row in site.associations(site.project.code)] == ["", CAROL]
-    assert f"labb|{BOB}|||||||||high,low,normal" in site.associations("labb")
+    assert f"labb|{BOB}|||||||||{site.default_qos}" in site.associations("labb")
 
 
 def test_a_closed_project_starts_nothing_new_and_an_open_one_does_again(site: Site) -> None:

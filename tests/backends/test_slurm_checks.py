@@ -20,6 +20,7 @@ from tests.backends.slurm_harness import (
     SlurmCliHarness,
     SlurmHarness,
     SlurmRestHarness,
+    SlurmSshHarness,
     TokenDirectoryHarness,
     write_token,
 )
@@ -29,7 +30,7 @@ from tests.integration.slurm.layout import ALICE, BOB, CAROL, DAVE, PORTAL_USER
 
 def look(slurm: SlurmHarness, as_user: str = "", **options: Any) -> dict[str, Check]:
     """Each check by its name; where several have one name, the worst."""
-    if "JOBS_DIRECTORY" not in options:
+    if "JOBS_DIRECTORY" not in options and not isinstance(slurm, SlurmSshHarness):
         slurm.directory.mkdir(mode=0o711, exist_ok=True)
         slurm.directory.chmod(0o711)
     backend = slurm.open_backend(SETTLE_S=30, **options)
@@ -110,7 +111,8 @@ def test_a_missing_jobs_directory_comes_with_the_command_that_makes_it(slurm: Sl
     missing = f"{slurm.directory}/none"
     check = look(slurm, JOBS_DIRECTORY=missing)["jobs directory"]
     assert check.outcome is Outcome.FAILED
-    assert "install -d -m 0711" in check.remedy
+    mode = "1733" if isinstance(slurm, SlurmSshHarness) else "0711"  # there the portal is not root
+    assert f"install -d -m {mode}" in check.remedy
     assert missing in check.remedy
 
 
@@ -139,11 +141,12 @@ def look_as_unix_user(slurm: SlurmHarness, user: str) -> dict[str, Check]:
 
 
 def test_the_portals_own_unix_user_needs_no_further_right(slurm: SlurmHarness) -> None:
-    checks = look_as_unix_user(slurm, PORTAL_USER)
+    by_ssh = isinstance(slurm, SlurmSshHarness)  # it is that user there as it is
+    checks = look(slurm) if by_ssh else look_as_unix_user(slurm, PORTAL_USER)
     assert [check for check in checks.values() if check.outcome is Outcome.FAILED] == []
     assert checks["jobs directory"].outcome is Outcome.OK
     assert (checks["sight"].outcome, PORTAL_USER in checks["sight"].found) == (Outcome.OK, True)
-    if not isinstance(slurm, SlurmRestHarness):
+    if not isinstance(slurm, SlurmRestHarness | SlurmSshHarness):
         assert checks["key"].outcome is Outcome.OK
 
 

@@ -75,7 +75,7 @@ class SlurmChecks:
             yield from self._guard("partitions", self._check_partitions)
             yield from self._guard("accounting", self._check_accounting)
             yield from self._guard("configuration", self._check_configuration)
-        yield from check_jobs_directory(Path(self._options.jobs_directory))
+        yield from self._guard("jobs directory", self._check_jobs_directory)
         if not as_user:
             yield warning("researcher", "Not tried: doing something as a researcher.", "Give --as NAME.")
         else:
@@ -86,6 +86,11 @@ class SlurmChecks:
             yield from check()
         except SchedulerUnavailable as error:
             yield failed(name, str(error), "Put right what it names, and check again.")
+
+    def _check_jobs_directory(self) -> Iterator[Check]:
+        if self._runner.is_local:
+            return check_jobs_directory(Path(self._options.jobs_directory))
+        return check_remote_directory(self._options.jobs_directory, self._runner)
 
     def _check_controller(self) -> Check:
         try:
@@ -238,34 +243,69 @@ def check_clock(server: Server) -> Check:
 
 def check_jobs_directory(path: Path) -> Iterator[Check]:
     """Whether jobs can get directories there, and nobody else can put them away or list them."""
-    as_root = os.geteuid() == 0
-    mode_wanted = 0o711 if as_root else 0o1733
-    make = f"install -d -m {mode_wanted:04o} -o $(id -un) {path}"
     try:
         status = os.stat(path, follow_symlinks=False)
     except OSError as error:
-        yield failed("jobs directory", f"{path} can't be used: {error.strerror}.", f"As the portal's user: {make}")
+        yield _say_missing(str(path), error.strerror or str(error), own_uid=os.geteuid())
         return
-    mode = stat.S_IMODE(status.st_mode)
-    chmod = f"chmod {mode_wanted:04o} {path}"
-    if not stat.S_ISDIR(status.st_mode):
-        yield failed("jobs directory", f"{path} is no directory.", f"Put it away, then: {make}")
-    elif status.st_uid not in (0, os.geteuid()):
-        yield failed(
-            "jobs directory", f"{path} belongs to user {status.st_uid}.", f"chown it to the portal's user; {chmod}"
+    yield judge_directory(str(path), status.st_mode, status.st_uid, own_uid=os.geteuid()) or _check_writable(path)
+
+
+def check_remote_directory(path: str, runner: CommandRunner) -> Iterator[Check]:
+    """The same on the machine that the runner reaches. Raises SchedulerUnavailable."""
+    own = runner.run(["id", "-u"])
+    if own.exit_code or not own.text.strip().isdigit():
+        raise SchedulerUnavailable(f"id -u: {own.errors or own.text.strip()}")
+    own_uid = int(own.text)
+    status = runner.run(["stat", "--format=%f %u", "--", path])
+    words = status.text.split()
+    if status.exit_code or len(words) != 2:
+        yield _say_missing(path, status.errors.rpartition(": ")[2], own_uid=own_uid)
+        return
+    problem = judge_directory(path, int(words[0], 16), int(words[1]), own_uid=own_uid)
+    if problem is None and runner.run(["test", "-w", path]).exit_code:
+        problem = failed("jobs directory", f"Nothing can be written in {path}.", "See its owner and file system.")
+    yield problem or _say_good(path)
+
+
+def judge_directory(path: str, status_mode: int, owner_uid: int, *, own_uid: int) -> Check | None:
+    """What is wrong with a file's kind, mode and owner as those of the jobs' directory; None if nothing is."""
+    mode = stat.S_IMODE(status_mode)
+    chmod = f"chmod {_mode_wanted(own_uid):04o} {path}"
+    if not stat.S_ISDIR(status_mode):
+        return failed("jobs directory", f"{path} is no directory.", f"Put it away, then: {_make_line(path, own_uid)}")
+    if owner_uid not in (0, own_uid):
+        return failed(
+            "jobs directory", f"{path} belongs to user {owner_uid}.", f"chown it to the portal's user; {chmod}"
         )
-    elif mode & 0o022 and not mode & stat.S_ISVTX:
-        yield failed(
-            "jobs directory", f"{path} has mode {mode:04o}: others can put away or replace jobs' directories.", chmod
-        )
-    elif not as_root and not mode & 0o022:
-        yield failed("jobs directory", f"{path} has mode {mode:04o}: researchers can make no directory in it.", chmod)
+    if mode & 0o022 and not mode & stat.S_ISVTX:
+        words = f"{path} has mode {mode:04o}: others can put away or replace jobs' directories."
+    elif own_uid != 0 and not mode & 0o022:
+        words = f"{path} has mode {mode:04o}: researchers can make no directory in it."
     elif not mode & 0o001 and not mode & 0o010:
-        yield failed("jobs directory", f"{path} has mode {mode:04o}: researchers can't reach their jobs.", chmod)
+        words = f"{path} has mode {mode:04o}: researchers can't reach their jobs."
     elif mode & 0o004:
-        yield warning("jobs directory", f"{path} has mode {mode:04o}: everybody can list the jobs in it.", chmod)
+        return warning("jobs directory", f"{path} has mode {mode:04o}: everybody can list the jobs in it.", chmod)
     else:
-        yield _check_writable(path)
+        return None
+    return failed("jobs directory", words, chmod)
+
+
+def _mode_wanted(own_uid: int) -> int:
+    return 0o711 if own_uid == 0 else 0o1733
+
+
+def _make_line(path: str, own_uid: int) -> str:
+    return f"install -d -m {_mode_wanted(own_uid):04o} -o $(id -un) {path}"
+
+
+def _say_missing(path: str, why: str, *, own_uid: int) -> Check:
+    remedy = f"As the portal's user: {_make_line(path, own_uid)}"
+    return failed("jobs directory", f"{path} can't be used: {why.strip()}.", remedy)
+
+
+def _say_good(path: str) -> Check:
+    return ok("jobs directory", f"{path} is the portal's, and has the right mode.")
 
 
 def _check_writable(path: Path) -> Check:
@@ -278,4 +318,4 @@ def _check_writable(path: Path) -> Check:
         return failed(
             "jobs directory", f"Nothing can be written in {place}: {error.strerror}.", "See its owner and file system."
         )
-    return ok("jobs directory", f"{path} is the portal's, and has the right mode.")
+    return _say_good(str(path))
