@@ -68,6 +68,9 @@ _PORTAL_REASONS = {
     "segment_ended": gettext_lazy("a segment of the run has ended; the next one goes on from its checkpoint"),
     "no_progress": gettext_lazy("its last segment wrote no new checkpoint, so it was not continued"),
     "forgotten": gettext_lazy("the cluster had forgotten it before it started; it is submitted again"),
+    "started_twice": gettext_lazy(
+        "the cluster lost sight of it when it had begun, and started it again; that second run did nothing"
+    ),
     "lost": gettext_lazy("neither the cluster's queue nor its accounting knows the job"),
 }
 

@@ -8,6 +8,7 @@ Nothing of a user's is ever before the first command of the script, so nothing o
 
 from jobs.launch.chain import CONTINUE_EXIT_CODE, NO_PROGRESS_EXIT_CODE
 from jobs.launch.directives import METRICS_FILE, STDOUT_FILE, parse_directives
+from jobs.launch.guard import STARTED_TWICE_EXIT_CODE
 from jobs.launch.render import RenderedScript, render_batch_script
 from jobs.launch.request import Command, LaunchRequest, LaunchWarning, Plan, UserScript
 
@@ -15,6 +16,7 @@ __all__ = [
     "CONTINUE_EXIT_CODE",
     "METRICS_FILE",
     "NO_PROGRESS_EXIT_CODE",
+    "STARTED_TWICE_EXIT_CODE",
     "STDOUT_FILE",
     "Command",
     "LaunchRequest",

@@ -6,6 +6,7 @@ from jobs.launch.chain import render_home, render_segment
 from jobs.launch.command import render_command
 from jobs.launch.directives import render_directives
 from jobs.launch.environment import render_environment
+from jobs.launch.guard import render_guard
 from jobs.launch.request import LaunchRequest, LaunchWarning, UserScript
 from jobs.launch.torchrun import render_torchrun
 from jobs.launch.user_script import render_user_script
@@ -49,6 +50,7 @@ def render_batch_script(request: LaunchRequest) -> RenderedScript:
             "",
             # The first command: sbatch reads no directive after it.
             "set -eu",
+            *render_guard(),
             "",
             *render_environment(request),
             *(render_home(request) if request.is_segment else []),

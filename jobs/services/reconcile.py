@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ from django.db.models import QuerySet
 
 from accounts.models import Cluster
 from jobs.backends.base import JobStatus, SchedulerBackend, SchedulerUnavailable, UsageRow
+from jobs.launch import STARTED_TWICE_EXIT_CODE
 from jobs.models import EventKind, Job, JobSegment
 from jobs.services.accounting import (
     account_ended_segments,
@@ -188,6 +190,8 @@ def _apply_end(segment: JobSegment, status: JobStatus, backend: SchedulerBackend
         if job.is_chain
         else Verdict(goes_on=False, state=status.state, reason=status.reason)
     )
+    if status.state == JobState.FAILED and status.exit_code == STARTED_TWICE_EXIT_CODE:
+        verdict = replace(verdict, reason="started_twice")
     if not verdict.goes_on and not _is_possible(job, status):
         return False
     ended_at = status.ended_at or at

@@ -13,7 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.launch import Command, LaunchRequest, Plan, UserScript, render_batch_script
+from jobs.launch import (
+    STARTED_TWICE_EXIT_CODE,
+    Command,
+    LaunchRequest,
+    Plan,
+    UserScript,
+    render_batch_script,
+)
 from jobs.launch.user_script import choose_delimiter
 from jobs.spec import InvalidSpec
 
@@ -160,6 +167,17 @@ def test_users_own_thread_count_wins(tmp_path: Path) -> None:
         entry=Command(("printenv", "OMP_NUM_THREADS")), cpus_per_node=64, environment={"OMP_NUM_THREADS": "3"}
     )
     assert run(request, tmp_path)[:2] == (0, "3\n")
+
+
+def test_what_the_scheduler_starts_a_second_time_does_nothing_unless_it_was_requeued(tmp_path: Path) -> None:
+    request = make_request(entry=Command(("touch", "--date=now", "ran")))
+    assert run(request, tmp_path, SLURM_JOB_ID="7")[0] == 0
+    (tmp_path / "ran").unlink()
+    code, _, err = run(request, tmp_path, SLURM_JOB_ID="7")
+    assert (code, "not run a second time" in err) == (STARTED_TWICE_EXIT_CODE, True)
+    assert not (tmp_path / "ran").exists()
+    assert run(request, tmp_path, SLURM_JOB_ID="7", SLURM_RESTART_COUNT="1")[0] == 0
+    assert (tmp_path / "ran").exists()
 
 
 def test_exit_code_of_a_command_is_the_jobs(tmp_path: Path) -> None:

@@ -13,6 +13,10 @@
 #SBATCH --export=NONE
 
 set -eu
+if [ -n "${SLURM_JOB_ID:-}" ] && [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ] && ! mkdir ./.started 2>/dev/null && [ -d ./.started ]; then
+  echo "portal: the scheduler has started this job before; it is not run a second time" >&2
+  exit 87
+fi
 
 unset SLURM_EXPORT_ENV
 export PATH="${PATH:-/usr/local/bin:/usr/bin:/bin}"
