@@ -14,8 +14,8 @@ from tests.integration.slurm.lab import SlurmLab
 
 _COLUMNS: Final = ("JobIDRaw", "State", "Submit", "Start", "ElapsedRaw", "AllocTRES", "NodeList", "WorkDir")
 _BLAME_S: Final = (-5.0, 20.0)
-"""What happens in these seconds around a controller's SIGKILL may be its doing: jobs that it had just accepted or started
-are forgotten, and a node refuses an id that is used again until its credential has run out (`cred_expire`).
+"""What happens in these seconds around a controller's SIGKILL may be its doing: jobs that it had just accepted or
+started are forgotten, and a node refuses an id that is used again until its credential has run out (`cred_expire`).
 """
 
 

@@ -221,6 +221,14 @@ class TestForgotten:
         assert (job.state, job.charged_s) == (JobState.COMPLETED, 8 * 60)
         assert UsageRecord.objects.filter(segment__job=job).count() == 1
 
+    def test_a_job_that_left_output_had_begun_and_is_not_run_again(self, centre: Centre) -> None:
+        job = self.submit(centre)
+        centre.backend.write_output(native_id(job), b"step 1\n")
+        centre.tick(1)
+        centre.tick(LOST_AFTER_S + 1)
+        job.refresh_from_db()
+        assert job.state == JobState.LOST
+
     def test_a_job_that_has_another_id_by_now_is_adopted(self, centre: Centre) -> None:
         job = self.submit(centre)
         segment = job.segments.get()
