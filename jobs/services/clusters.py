@@ -46,12 +46,11 @@ def record_failure(cluster: Cluster, error: Exception, *, at: datetime) -> None:
 
 
 def record_success(cluster: Cluster, *, at: datetime) -> None:
-    """Close the breaker."""
+    """Close the breaker, unless another worker has opened it since `cluster` was read."""
     if cluster.unavailable_since_at is not None:
         logger.info("cluster %s answers again", cluster.code)
-    Cluster.objects.filter(pk=cluster.pk).update(
-        consecutive_failures=0, unavailable_since_at=None, retry_at=None, last_error="", last_polled_at=at
-    )
+    as_read = Cluster.objects.filter(pk=cluster.pk, consecutive_failures=cluster.consecutive_failures)
+    as_read.update(consecutive_failures=0, unavailable_since_at=None, retry_at=None, last_error="", last_polled_at=at)
 
 
 def sync_inventory(*, at: datetime) -> int:

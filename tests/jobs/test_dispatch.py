@@ -10,6 +10,7 @@ from jobs.backends.base import SchedulerUnavailable, SubmissionRejected
 from jobs.models import EventKind, Job, JobSegment
 from jobs.services import dispatch
 from jobs.services.cancellation import cancel_job
+from jobs.services.clusters import record_failure, record_success
 from jobs.services.lifecycle import StaleJob
 from jobs.spec import JobSpec
 from jobs.states import JobState
@@ -143,6 +144,15 @@ def test_while_a_cluster_is_down_jobs_wait_and_it_is_asked_ever_more_seldom(cent
     centre.tick()
     job.refresh_from_db()
     assert job.state in {JobState.PENDING, JobState.RUNNING}
+    assert centre.cluster.is_available
+
+
+def test_an_answer_does_not_close_a_breaker_that_another_worker_has_opened_meanwhile(centre: Centre) -> None:
+    as_read = centre.cluster
+    record_failure(centre.cluster, SchedulerUnavailable("timed out"), at=centre.now())
+    record_success(as_read, at=centre.now())
+    assert not centre.cluster.is_available
+    record_success(centre.cluster, at=centre.now())
     assert centre.cluster.is_available
 
 
