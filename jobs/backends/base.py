@@ -227,8 +227,12 @@ class SchedulerBackend(ABC):
         """
 
     @abstractmethod
-    def usage(self, since: datetime) -> list[UsageRow]:
-        """Accounting of all jobs that ended at or after `since`, in one call. Raises SchedulerUnavailable."""
+    def usage(self, since: datetime, *, awaited: Collection[tuple[str, str]] = ()) -> list[UsageRow]:
+        """Accounting of all jobs that ended at or after `since`, in one call. Raises SchedulerUnavailable.
+
+        `awaited` are ids and keys of jobs whose usage the portal waits for: where a crash took from a record what it is
+        known by, it is recognised by its id, its owner and the time of its submission.
+        """
 
     @abstractmethod
     def cancel(self, native_id: str, *, key: str = "") -> None:

@@ -319,7 +319,7 @@ class DummyBackend(SchedulerBackend):
                 expected.update((item.job_id, item.starts_at) for item in self._plan(state, name))
             return {str(job.number): self._describe(state, job, expected.get(job.number)) for job in found}
 
-    def usage(self, since: datetime) -> list[UsageRow]:
+    def usage(self, since: datetime, *, awaited: Collection[tuple[str, str]] = ()) -> list[UsageRow]:
         with self._call("usage", since) as state:
             ended = [
                 (job.ended_at, job)

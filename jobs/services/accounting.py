@@ -35,7 +35,8 @@ def ended_segments(cluster: Cluster) -> QuerySet[JobSegment]:
 def fetch_usage(backend: SchedulerBackend, owed: list[JobSegment], missing: list[JobSegment], *, at: datetime) -> Usage:
     """Usage by key and id, in one call that reaches back as far as these segments need. Raises SchedulerUnavailable."""
     since = min([_owed_since(segment, at) for segment in owed] + [segment.first_attempt_at for segment in missing])
-    return {(row.key, row.native_id): row for row in backend.usage(since - CLOCK_SLACK)}
+    awaited = [(segment.native_id, segment.key) for segment in (*owed, *missing)]
+    return {(row.key, row.native_id): row for row in backend.usage(since - CLOCK_SLACK, awaited=awaited)}
 
 
 def usage_of(segment: JobSegment, rows: Usage) -> UsageRow | None:

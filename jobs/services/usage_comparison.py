@@ -48,10 +48,10 @@ def compare_usage(cluster: Cluster, backend: SchedulerBackend, *, since: datetim
     Raises:
         SchedulerUnavailable: accounting doesn't answer.
     """
-    rows_of: dict[str, list[UsageRow]] = {}
-    for one in backend.usage(since):
-        rows_of.setdefault(one.key, []).append(one)
     segments = {segment.key: segment for segment in _ended_since(cluster, since)}
+    rows_of: dict[str, list[UsageRow]] = {}
+    for one in backend.usage(since, awaited=[(segment.native_id, key) for key, segment in segments.items()]):
+        rows_of.setdefault(one.key, []).append(one)
     segments |= {segment.key: segment for segment in _with_keys(cluster, set(rows_of) - set(segments))}
     rows = {key: _choose(segments.get(key), found) for key, found in rows_of.items()}
     differences: list[Difference] = []

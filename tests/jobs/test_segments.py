@@ -126,7 +126,7 @@ def test_a_programs_own_failure_ends_the_run(centre: Centre) -> None:
 def test_the_next_segment_waits_for_the_last_ones_bill(centre: Centre, monkeypatch: pytest.MonkeyPatch) -> None:
     job = submit_run(centre)
     with monkeypatch.context() as patch:
-        patch.setattr(centre.backend, "usage", lambda since: [])
+        patch.setattr(centre.backend, "usage", lambda since, **_: [])
         end_segment(centre, job, step=100, exit_code=CONTINUE_EXIT_CODE)
         assert (job.state, job.state_reason, job.segments.count()) == (JobState.COMPLETING, "segment_ended", 1)
     centre.tick(1)
@@ -155,7 +155,7 @@ def test_a_run_cancelled_while_its_bill_is_awaited_is_not_continued(
 ) -> None:
     job = submit_run(centre)
     with monkeypatch.context() as patch:
-        patch.setattr(centre.backend, "usage", lambda since: [])
+        patch.setattr(centre.backend, "usage", lambda since, **_: [])
         end_segment(centre, job, step=100, exit_code=CONTINUE_EXIT_CODE)
         assert cancel_job(job=job, user=centre.user, at=centre.now())
     centre.tick(1)
@@ -176,12 +176,12 @@ def test_a_late_row_of_accounting_is_still_found(centre: Centre, monkeypatch: py
     job = submit_run(centre, minutes=60)
     real = centre.backend.usage
     with monkeypatch.context() as patch:
-        patch.setattr(centre.backend, "usage", lambda since: [])
+        patch.setattr(centre.backend, "usage", lambda since, **_: [])
         centre.backend.set_outcome(native_id(job), elapsed_s=60)
         for _ in range(30):
             centre.tick(3600)
     asked = []
-    monkeypatch.setattr(centre.backend, "usage", lambda since: asked.append(since) or real(since))
+    monkeypatch.setattr(centre.backend, "usage", lambda since, **_: asked.append(since) or real(since))
     centre.tick(3600)
     job.refresh_from_db()
     assert (job.state, job.charged_s) == (JobState.COMPLETED, 8 * 60)

@@ -35,7 +35,7 @@ def change_answer(
     centre: Centre, monkeypatch: pytest.MonkeyPatch, change: Callable[[list[UsageRow]], list[UsageRow]]
 ) -> None:
     real = centre.backend.usage
-    monkeypatch.setattr(centre.backend, "usage", lambda since: change(real(since)))
+    monkeypatch.setattr(centre.backend, "usage", lambda since, **_: change(real(since)))
 
 
 def kinds(comparison: Comparison) -> list[str]:
@@ -113,7 +113,7 @@ class TestCommand:
             call_command("reconcile_usage", "--cluster", "nowhere")
 
     def test_accounting_that_is_away_is_told(self, centre: Centre, monkeypatch: pytest.MonkeyPatch) -> None:
-        def fail(since: object) -> list[UsageRow]:
+        def fail(since: object, **_: object) -> list[UsageRow]:
             raise SchedulerUnavailable("slurmdbd is down")
 
         monkeypatch.setattr(centre.backend, "usage", fail)

@@ -204,7 +204,7 @@ def test_a_job_that_can_not_be_charged_keeps_no_other_from_its_bill(
         centre.backend.set_outcome(native_id(job), elapsed_s=60)
     usage = centre.backend.usage
 
-    def count_oddly(self: Any, since: Any) -> Any:
+    def count_oddly(self: Any, since: Any, **_: Any) -> Any:
         return [replace(row, elapsed_s=10**15) if row.key == f"{bad.pk}-1" else row for row in usage(since)]
 
     monkeypatch.setattr(type(centre.backend), "usage", count_oddly)

@@ -124,7 +124,7 @@ class LocalBackend(SchedulerBackend):
             return "PartitionConfig"
         return "Resources" if first_waiting.get(partition.name) == row["id"] else "Priority"
 
-    def usage(self, since: datetime) -> list[UsageRow]:
+    def usage(self, since: datetime, *, awaited: Collection[tuple[str, str]] = ()) -> list[UsageRow]:
         with self._open().read() as connection:
             found = connection.execute(
                 "SELECT id, key, state, nodes * devices_per_node AS devices, elapsed_s, started_at, ended_at,"

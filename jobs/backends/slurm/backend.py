@@ -37,6 +37,9 @@ from jobs.states import JobState
 CLOCK_SLACK: Final = timedelta(minutes=10)
 """Accounting is asked from this much before the first attempt, for clocks that differ."""
 
+SUBMISSION_SLACK: Final = timedelta(minutes=1)
+"""A job was submitted at most this much before or after the portal's attempts at it, as Slurm's clock has it."""
+
 FORGOTTEN_AFTER: Final = timedelta(days=30)
 """How far back accounting is searched for a job of which the portal has no record of its own."""
 
@@ -234,13 +237,14 @@ class SlurmBackend(SchedulerBackend):
                 own[job.job_id] = (job, key)
         return own
 
-    def usage(self, since: datetime) -> list[UsageRow]:
-        runs_of = self._group_runs(self._client.list_accounting(since=since))
+    def usage(self, since: datetime, *, awaited: Collection[tuple[str, str]] = ()) -> list[UsageRow]:
+        runs_of = self._group_runs(self._client.list_accounting(since=since), awaited)
         attempts = self._directories.owners_of({key for _, key in runs_of})
         first_tries = [attempt.first_tried_at for attempt in attempts.values()]
         if runs_of and min(first_tries, default=since) < since:
             # A run before the last one may have ended before `since`; it is to be paid for as well.
-            runs_of = self._group_runs(self._client.list_accounting(job_ids={job_id for job_id, _ in runs_of}))
+            ids = {job_id for job_id, _ in runs_of}
+            runs_of = self._group_runs(self._client.list_accounting(job_ids=ids), awaited)
         rows = []
         for (_, key), runs in runs_of.items():
             attempt = attempts.get(key)
@@ -253,13 +257,34 @@ class SlurmBackend(SchedulerBackend):
                 rows.append(row)
         return sorted(rows, key=lambda row: (row.ended_at, row.native_id))
 
-    def _group_runs(self, runs: Iterable[SlurmJob]) -> dict[tuple[int, str], list[SlurmJob]]:
+    def _group_runs(
+        self, runs: Iterable[SlurmJob], awaited: Collection[tuple[str, str]]
+    ) -> dict[tuple[int, str], list[SlurmJob]]:
         groups: dict[tuple[int, str], list[SlurmJob]] = defaultdict(list)
+        keys_of: dict[str, list[str]] = defaultdict(list)
+        for native_id, key in awaited:
+            keys_of[native_id].append(key)
         for run in runs:
-            key = run.key_under(self._directories.root)
+            key = run.key_under(self._directories.root) or self._recognise(run, keys_of.get(str(run.job_id), []))
             if key:
                 groups[run.job_id, key].append(run)
         return dict(groups)
+
+    def _recognise(self, run: SlurmJob, keys: Collection[str]) -> str:
+        """Which of these jobs a record is that has neither directory nor comment; "" for none, or more than one.
+
+        Slurmdbd knows only the end of a job of whose start it never heard, since its controller died before it told.
+        """
+        if run.work_directory or run.comment or run.submitted_at is None:
+            return ""
+        fitting = []
+        for key in keys:
+            attempt = self._directories.read_attempt(key)
+            if attempt is not None and attempt.user == run.user:
+                last = datetime.fromtimestamp(attempt.last_at, UTC)
+                if attempt.first_tried_at - SUBMISSION_SLACK <= run.submitted_at <= last + SUBMISSION_SLACK:
+                    fitting.append(key)
+        return fitting[0] if len(fitting) == 1 else ""
 
     def cancel(self, native_id: str, *, key: str = "") -> None:
         job_id = _read_id(native_id)
