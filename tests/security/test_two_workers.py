@@ -42,8 +42,8 @@ def meet_after(monkeypatch: pytest.MonkeyPatch, centre: Centre, name: str) -> No
     together = threading.Barrier(WORKERS)
     real = getattr(type(centre.backend), name)
 
-    def wait_for_all(self: Any, argument: Any) -> Any:
-        answer = real(self, argument)
+    def wait_for_all(self: Any, argument: Any, **options: Any) -> Any:
+        answer = real(self, argument, **options)
         together.wait(timeout=30)
         return answer
 
@@ -60,7 +60,7 @@ def test_workers_that_reconcile_one_cluster_together_end_and_charge_each_job_onc
         centre.backend.set_outcome(native_id(job), elapsed_s=60)
     centre.backend.advance(100)
     with monkeypatch.context() as patch:
-        patch.setattr(type(centre.backend), "usage", lambda self, since: [])  # accounting comes later
+        patch.setattr(type(centre.backend), "usage", lambda self, since, **_: [])  # accounting comes later
         meet_after(patch, centre, "poll")
         assert sum(at_once([centre.reconcile] * WORKERS)) == len(jobs)
     assert {job.state for job in Job.objects.all()} == {JobState.COMPLETED}
