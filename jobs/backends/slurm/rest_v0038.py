@@ -16,6 +16,7 @@ from jobs.backends.slurm.rest_versions import (
     memory_mib_of,
     nodes_of_run,
     read_cpu_s,
+    read_queue_record,
     read_tres_list,
 )
 from jobs.backends.slurm.states import read_wait_status
@@ -48,22 +49,8 @@ class RestV0038:
         return item.text("job_state")
 
     def read_queue_job(self, item: Record) -> SlurmJob:
-        exit_code, exit_signal = read_wait_status(item.number("exit_code"))
-        return SlurmJob(
-            job_id=item.identity("job_id"),
-            user=item.text("user_name"),
-            word=self.read_state(item),
-            work_directory=item.text("current_working_directory"),
-            comment=item.text("comment"),
-            submitted_at=item.time("submit_time"),
-            started_at=item.time("start_time"),
-            ended_at=item.time("end_time"),
-            # The description says more: of drained nodes the reason has only "Resources". squeue does so, too.
-            reason=item.text("state_description") or item.text("state_reason"),
-            nodes=item.text("nodes"),
-            exit_code=exit_code,
-            exit_signal=exit_signal,
-            time_limit_minutes=item.optional_number("time_limit"),
+        return read_queue_record(
+            item, word=self.read_state(item), exit_status=read_wait_status(item.number("exit_code"))
         )
 
     def read_run(self, item: Record) -> SlurmJob:

@@ -18,6 +18,7 @@ from jobs.backends.slurm.rest_versions import (
     memory_mib_of,
     nodes_of_run,
     read_cpu_s,
+    read_queue_record,
     read_tres_list,
     single_state,
 )
@@ -60,23 +61,7 @@ class RestV0039:
         return read_wait_status(item.optional_number("exit_code") or 0)
 
     def read_queue_job(self, item: Record) -> SlurmJob:
-        exit_code, exit_signal = self.read_exit_status(item)
-        return SlurmJob(
-            job_id=item.identity("job_id"),
-            user=item.text("user_name"),
-            word=self.read_state(item),
-            work_directory=item.text("current_working_directory"),
-            comment=item.text("comment"),
-            submitted_at=item.time("submit_time"),
-            started_at=item.time("start_time"),
-            ended_at=item.time("end_time"),
-            # The description says more: of drained nodes the reason has only "Resources". squeue does so, too.
-            reason=item.text("state_description") or item.text("state_reason"),
-            nodes=item.text("nodes"),
-            exit_code=exit_code,
-            exit_signal=exit_signal,
-            time_limit_minutes=item.optional_number("time_limit"),
-        )
+        return read_queue_record(item, word=self.read_state(item), exit_status=self.read_exit_status(item))
 
     def read_run(self, item: Record) -> SlurmJob:
         """A code is believed only if it is none: SUCCESS was seen of jobs that did not succeed, also in v0.0.40."""

@@ -135,3 +135,23 @@ def single_state(words: list[str], item: Record) -> str:
     if not words:
         raise SchedulerUnavailable(f"slurmrestd's answer has no state of job {item.number('job_id')}")
     return next((flag for flag in _FLAGS if flag in words), words[0])
+
+
+def read_queue_record(item: Record, *, word: str, exit_status: tuple[int, int | None]) -> SlurmJob:
+    """A job of the queue, whose fields have the same names in all versions."""
+    return SlurmJob(
+        job_id=item.identity("job_id"),
+        user=item.text("user_name"),
+        word=word,
+        work_directory=item.text("current_working_directory"),
+        comment=item.text("comment"),
+        submitted_at=item.time("submit_time"),
+        started_at=item.time("start_time"),
+        ended_at=item.time("end_time"),
+        # The description says more: of drained nodes the reason has only "Resources". squeue does so, too.
+        reason=item.text("state_description") or item.text("state_reason"),
+        nodes=item.text("nodes"),
+        exit_code=exit_status[0],
+        exit_signal=exit_status[1],
+        time_limit_minutes=item.optional_number("time_limit"),
+    )
