@@ -67,19 +67,10 @@ def _was_interrupted_before(segment: JobSegment) -> bool:
     return before is not None and before.end_state in _INTERRUPTED
 
 
-def elapsed_s(job: Job) -> int:
-    """Seconds that the job's segments have run, as far as they are accounted for."""
-    return int(UsageRecord.objects.filter(segment__job=job).aggregate(total=Sum("elapsed_s"))["total"] or 0)
-
-
-def remaining_s(job: Job) -> int:
-    """Seconds of the job's time limit that its accounted segments have left."""
-    return max(job.time_limit_minutes * 60 - elapsed_s(job), 0)
-
-
 def next_limit_minutes(job: Job) -> int:
     """Time limit of the job's next segment; 0 if less than a minute is left. Never more than what is held."""
-    return min(job.segment_time_limit_minutes or job.time_limit_minutes, remaining_s(job) // 60)
+    remaining_minutes = (job.time_limit_minutes * 60 - job.elapsed_before_s) // 60
+    return max(min(job.segment_time_limit_minutes or job.time_limit_minutes, remaining_minutes), 0)
 
 
 def go_on(job: Job, *, at: datetime) -> None:
@@ -88,7 +79,9 @@ def go_on(job: Job, *, at: datetime) -> None:
     Raises:
         StaleJob: another worker was first.
     """
-    ran: dict[str, Any] = {"elapsed_before_s": elapsed_s(job), "segment_started_at": None}
+    usage = UsageRecord.objects.filter(segment__job=job)
+    job.elapsed_before_s = int(usage.aggregate(total=Sum("elapsed_s"))["total"] or 0)
+    ran: dict[str, Any] = {"elapsed_before_s": job.elapsed_before_s, "segment_started_at": None}
     if job.cancel_requested_at is not None:
         transition(job, JobState.CANCELLED, at=at, reason="cancelled", actor=job.cancel_requested_by, **ran)
     elif next_limit_minutes(job) < 1:

@@ -97,7 +97,7 @@ def claim_due_jobs(*, at: datetime, lease_s: int, limit: int, cluster_code: str)
             number=job.segment_number,
             cluster=job.partition.cluster,
             key=launching.segment_key(job, job.segment_number),
-            time_limit_minutes=next_limit_minutes(job) if job.is_chain else job.time_limit_minutes,
+            time_limit_minutes=next_limit_minutes(job),
             first_attempt_at=at,
         )
         for job in due

@@ -11,7 +11,7 @@ from typing import Final
 
 from django.db import transaction
 
-from jobs.backends.base import SchedulerBackend
+from jobs.backends.base import SchedulerBackend, SchedulerUnavailable
 from jobs.models import Job, JobSegment
 from jobs.services.lifecycle import StaleJob, transition
 from jobs.states import JobState
@@ -25,10 +25,8 @@ MAX_RESUBMISSIONS: Final = 3
 def handle_missing(segment: JobSegment, backend: SchedulerBackend, *, at: datetime, lost_after_s: int) -> bool:
     """Note that the scheduler doesn't know a segment; once it has been missing for long, act on it.
 
-    Returns whether the job changed its state.
-
-    Raises:
-        SchedulerUnavailable: it can't be asked for the key now.
+    Returns whether the job changed its state. What can't be known now is asked again with the next round: one job in
+    doubt must not keep the others of its cluster from being charged.
     """
     job = segment.job
     if job.missing_since_at is None:
@@ -36,18 +34,22 @@ def handle_missing(segment: JobSegment, backend: SchedulerBackend, *, at: dateti
         return False
     if at - job.missing_since_at < timedelta(seconds=lost_after_s):
         return False
-    has_started = (
-        segment.started_at is not None
-        or job.state in (JobState.RUNNING, JobState.COMPLETING)
-        # Its output file is made when it starts: it may have run to its end, unseen, before the next poll.
-        or backend.read_log(segment.native_id, 0, key=segment.key, limit=1) is not None
-    )
     try:
-        if has_started or segment.resubmissions >= MAX_RESUBMISSIONS:
+        if _has_started(segment, backend) or segment.resubmissions >= MAX_RESUBMISSIONS:
             return _declare_lost(job, at=at)
         return _find_or_resubmit(segment, backend, at=at)
+    except SchedulerUnavailable as error:
+        logger.warning("whether job %s is still there can't be known now: %s", job.pk, error)
+        return False
     except StaleJob:
         return False
+
+
+def _has_started(segment: JobSegment, backend: SchedulerBackend) -> bool:
+    if segment.started_at is not None or segment.job.state in (JobState.RUNNING, JobState.COMPLETING):
+        return True
+    # Its output file is made when it starts: it may have run to its end, unseen, before the next poll.
+    return backend.read_log(segment.native_id, 0, key=segment.key, limit=1) is not None
 
 
 def _declare_lost(job: Job, *, at: datetime) -> bool:

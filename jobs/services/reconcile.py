@@ -73,9 +73,7 @@ def reconcile_cluster(
         SchedulerUnavailable: what was applied before stays.
     """
     active = _active_segments(cluster)
-    seen = list(
-        active.values_list("pk", "key", "number", "native_id", "time_limit_minutes", *_FOLLOWED_COLUMNS, named=True)
-    )
+    seen = list(active.values_list(*_FOLLOWED_COLUMNS, named=True))
     statuses = backend.poll([row.native_id for row in seen]) if seen else {}
     states = {row.pk: row.job__state for row in seen if _is_news(row, statuses.get(row.native_id))}
     changed = 0
@@ -87,7 +85,7 @@ def reconcile_cluster(
         if status is None or status.key != segment.key:
             missing.append(segment)  # absent is unknown; another key is another's job under a re-used id
             continue
-        changed += _apply_guarded(segment, status, backend, at=now())
+        changed += _apply_guarded(segment, status, at=now())
         job = segment.job
         if job.cancel_requested_at is not None and job.state in IN_SCHEDULER:
             backend.cancel(segment.native_id, key=segment.key)
@@ -128,7 +126,7 @@ def _account(
         for segment in missing:
             row = usage_of(segment, rows)
             if row is not None:
-                changed += _apply_guarded(segment, _status_from(row), backend, at=at)
+                changed += _apply_guarded(segment, _status_from(row), at=at)
                 owed.append(segment)
             else:
                 changed += handle_missing(segment, backend, at=at, lost_after_s=lost_after_s)
@@ -136,11 +134,13 @@ def _account(
     return changed + settle_between_segments(cluster, at=at)
 
 
-def _apply_guarded(segment: JobSegment, status: JobStatus, backend: SchedulerBackend, *, at: datetime) -> bool:
+def _apply_guarded(segment: JobSegment, status: JobStatus, *, at: datetime) -> bool:
     try:
-        return _apply(segment, status, backend, at=at)
-    except SchedulerUnavailable:
-        raise  # a file that can't be read now; the job is looked at again
+        return _apply(segment, status, at=at)
+    except SchedulerUnavailable as error:
+        # Its cluster has just answered: a file of this one job can't be read now. It is looked at again.
+        logger.warning("how job %s ended can't be judged now: %s", segment.job_id, error)
+        return False
     except StaleJob:
         logger.debug("job %s was changed by another worker", segment.job_id)
         return False
@@ -150,10 +150,10 @@ def _apply_guarded(segment: JobSegment, status: JobStatus, backend: SchedulerBac
         return False
 
 
-def _apply(segment: JobSegment, status: JobStatus, backend: SchedulerBackend, *, at: datetime) -> bool:
+def _apply(segment: JobSegment, status: JobStatus, *, at: datetime) -> bool:
     """Write what the scheduler says of a segment. Returns whether the job's state changed."""
     if status.state in TERMINAL:
-        return _apply_end(segment, status, backend, at=at)
+        return _apply_end(segment, status, at=at)
     job = segment.job
     facts = _facts_of(segment, status)
     old = JobState(job.state)
@@ -181,7 +181,7 @@ def _note_changed_limit(segment: JobSegment, status: JobStatus, *, at: datetime)
             record_event(segment.job, EventKind.TIME_LIMIT_CHANGED, at=at, detail=figures)
 
 
-def _apply_end(segment: JobSegment, status: JobStatus, backend: SchedulerBackend, *, at: datetime) -> bool:
+def _apply_end(segment: JobSegment, status: JobStatus, *, at: datetime) -> bool:
     """The end of a segment is that of its job, unless the job is a chain that goes on."""
     job = segment.job
     last_step = read_last_step(job) if job.is_chain else None

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 
+from jobs.backends.base import SchedulerUnavailable
 from jobs.launch import CONTINUE_EXIT_CODE, NO_PROGRESS_EXIT_CODE
 from jobs.models import EventKind, Job, JobSegment, UsageRecord
 from jobs.services import launching
@@ -163,6 +164,27 @@ def test_a_run_cancelled_while_its_bill_is_awaited_is_not_continued(
     assert (job.state, job.segments.count(), job.charged_s) == (JobState.CANCELLED, 1, 8 * (LIMIT_S - 60))
 
 
+def test_a_file_that_can_not_be_read_keeps_no_other_job_from_its_end(
+    centre: Centre, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise SchedulerUnavailable("Stale file handle")
+
+    job, other = submit_run(centre), centre.submit()
+    centre.tick()
+    centre.tick(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(centre.backend, "read_log", fail)
+        centre.backend.set_outcome(native_id(other), elapsed_s=60)
+        end_segment(centre, job, exit_code=CONTINUE_EXIT_CODE)
+        other.refresh_from_db()
+        assert (job.state, other.state) == (JobState.RUNNING, JobState.COMPLETED)
+        assert centre.cluster.is_available
+    centre.tick(1)
+    job.refresh_from_db()
+    assert job.segment_number == 2
+
+
 def test_a_long_time_limit_needs_a_signal_to_checkpoint_on(centre: Centre) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         centre.submit(time_limit_minutes=LIMIT_MINUTES + 1)
@@ -228,6 +250,24 @@ class TestForgotten:
         centre.tick(LOST_AFTER_S + 1)
         job.refresh_from_db()
         assert job.state == JobState.LOST
+
+    def test_a_job_in_doubt_keeps_no_other_from_being_charged(
+        self, centre: Centre, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def doubt(key: str) -> str | None:
+            raise SchedulerUnavailable(f"It is not yet certain whether Slurm has taken job {key}.")
+
+        other = centre.submit()
+        centre.tick()
+        job = self.submit(centre)
+        centre.tick(1)
+        monkeypatch.setattr(centre.backend, "find", doubt)
+        centre.backend.set_outcome(native_id(other), elapsed_s=LOST_AFTER_S)
+        centre.tick(LOST_AFTER_S + 1)
+        job.refresh_from_db()
+        other.refresh_from_db()
+        assert (job.state, other.state, other.charged_s) == (JobState.PENDING, JobState.COMPLETED, 8 * LOST_AFTER_S)
+        assert centre.cluster.is_available
 
     def test_a_job_that_has_another_id_by_now_is_adopted(self, centre: Centre) -> None:
         job = self.submit(centre)
