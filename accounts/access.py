@@ -3,7 +3,7 @@
 from django.contrib.auth.models import AnonymousUser
 from django.db.models import Q, QuerySet
 
-from accounts.models import Allocation, Membership, Partition, Project, Role, User
+from accounts.models import Allocation, Appointment, Institution, Membership, Office, Partition, Project, Role, User
 
 _LEADING = (Role.PI, Role.MANAGER)
 
@@ -73,3 +73,38 @@ def leads_project(user: User | AnonymousUser, project_id: int) -> bool:
         user.is_authenticated
         and Membership.objects.filter(user=user, project_id=project_id, role__in=_LEADING).exists()
     )
+
+
+def is_administrator(user: User | AnonymousUser) -> bool:
+    """The centre's administrators may do all."""
+    return user.is_authenticated and user.is_active and user.is_staff
+
+
+def is_auditor(user: User | AnonymousUser) -> bool:
+    """An auditor of the centre sees all and changes nothing."""
+    return _holds(user, Office.AUDITOR)
+
+
+def may_review(user: User | AnonymousUser) -> bool:
+    """May the person decide on requests? The centre's reviewers and administrators."""
+    return is_administrator(user) or _holds(user, Office.REVIEWER)
+
+
+def sees_all(user: User | AnonymousUser) -> bool:
+    """Administrators and auditors see what is everybody's."""
+    return is_administrator(user) or is_auditor(user)
+
+
+def managed_institutions(user: User | AnonymousUser) -> QuerySet[Institution]:
+    """Institutions for which the person may act: those they are appointed to manage; all for administrators."""
+    if is_administrator(user):
+        return Institution.objects.all()
+    if not user.is_authenticated or not user.is_active:
+        return Institution.objects.none()
+    return Institution.objects.filter(
+        appointments__user=user, appointments__office=Office.INSTITUTION_MANAGER
+    ).distinct()
+
+
+def _holds(user: User | AnonymousUser, office: Office) -> bool:
+    return user.is_authenticated and user.is_active and Appointment.objects.filter(user=user, office=office).exists()

@@ -2,15 +2,21 @@
 
 from accounts.models.allocations import Allocation, LedgerEntry, LedgerKind
 from accounts.models.associations import AssociationChange, AssociationReview, ChangeOrigin, ChangeOutcome
+from accounts.models.audit import ActSource, AuditEvent
 from accounts.models.identity import Institution, Membership, Project, ProjectState, Role, User
 from accounts.models.inventory import Node, NodeState, Qos, Reservation
+from accounts.models.notifications import Notification
 from accounts.models.policies import Policy
 from accounts.models.resources import Cluster, Partition, ResourceClass
+from accounts.models.roles import Appointment, Office
 
 __all__ = [
+    "ActSource",
     "Allocation",
+    "Appointment",
     "AssociationChange",
     "AssociationReview",
+    "AuditEvent",
     "ChangeOrigin",
     "ChangeOutcome",
     "Cluster",
@@ -20,6 +26,8 @@ __all__ = [
     "Membership",
     "Node",
     "NodeState",
+    "Notification",
+    "Office",
     "Partition",
     "Policy",
     "Project",

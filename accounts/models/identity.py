@@ -3,6 +3,7 @@
 import zoneinfo
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth.models import AbstractUser
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
@@ -52,6 +53,13 @@ class User(AbstractUser):
         max_length=64,
         blank=True,
         validators=[validate_time_zone],
+        help_text=_("Empty: the centre's."),
+    )
+    language = models.CharField(
+        _("language of mails"),
+        max_length=10,
+        blank=True,
+        choices=settings.LANGUAGES,
         help_text=_("Empty: the centre's."),
     )
 
