@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from jobs.launch import STARTED_TWICE_EXIT_CODE
 from jobs.states import TERMINAL, JobState
 from tests.chaos.clients import Wish
 from tests.chaos.kills import Kill
 from tests.integration.slurm.lab import SlurmLab
 
-_COLUMNS: Final = ("JobIDRaw", "State", "Submit", "Start", "ElapsedRaw", "AllocTRES", "NodeList", "WorkDir")
+_COLUMNS: Final = ("JobIDRaw", "State", "Submit", "Start", "ElapsedRaw", "AllocTRES", "NodeList", "ExitCode", "WorkDir")
 _BLAME_S: Final = (-5.0, 20.0)
 """What happens in these seconds around a controller's SIGKILL may be its doing: jobs that it had just accepted or
 started are forgotten, and a node refuses an id that is used again until its credential has run out (`cred_expire`).
@@ -30,6 +31,12 @@ class Run:
     elapsed_s: int
     devices: int
     has_nodes: bool
+    exit_code: int
+
+    @property
+    def is_second_start(self) -> bool:
+        """The script found that it had been started before, and did nothing."""
+        return self.exit_code == STARTED_TWICE_EXIT_CODE
 
     @property
     def has_ended(self) -> bool:
@@ -64,7 +71,7 @@ def read_accounting(lab: SlurmLab, roots: Collection[Path]) -> dict[str, list[Ru
     )
     runs: dict[str, list[Run]] = defaultdict(list)
     for line in text.splitlines():
-        job_id, state, submit, start, elapsed, tres, nodes, directory = line.split("|")
+        job_id, state, submit, start, elapsed, tres, nodes, exit_code, directory = line.split("|")
         counts = dict(item.split("=") for item in tres.split(",") if item)
         run = Run(
             job_id=job_id,
@@ -74,6 +81,7 @@ def read_accounting(lab: SlurmLab, roots: Collection[Path]) -> dict[str, list[Ru
             elapsed_s=int(elapsed or 0),
             devices=int(counts.get("gres/gpu", 0)),
             has_nodes=nodes not in ("", "None assigned"),
+            exit_code=int(exit_code.partition(":")[0] or 0),
         )
         if Path(directory).parent in roots:
             runs[Path(directory).name].append(run)
@@ -160,6 +168,7 @@ class Audit:
             return
         if len(real) > 1:
             self.seen["requeued by Slurm"] += 1
+        real = self._without_what_came_after_the_charge(job, real)
         self._check_outcome(where, key, job, wish, real)
         charge_s = sum(run.elapsed_s for run in real) * wish.devices
         if job["charged_s"] != charge_s and ids & self.mended:
@@ -168,6 +177,14 @@ class Audit:
             self.problems.append(f"{where} was charged {job['charged_s']} s; accounting says {charge_s} s: {real}")
         if any(run.devices != wish.devices for run in real if run.elapsed_s):
             self.problems.append(f"{where} had other devices than {wish.devices}: {real}")
+
+    def _without_what_came_after_the_charge(self, job: dict[str, Any], real: list[Run]) -> list[Run]:
+        """A controller's death may bring an ended and charged job back; its script refuses, within a second."""
+        before = [run for run in real if not run.is_second_start]
+        if before and len(before) < len(real) and job["state"] == before[-1].state:
+            self.seen["started again by Slurm after its end was charged; the script refused"] += 1
+            return before
+        return real
 
     def _check_outcome(self, where: str, key: str, job: dict[str, Any], wish: Wish, real: list[Run]) -> None:
         """The job's end, and that its script ran once; for what its controller's death did, Slurm's word counts."""
@@ -178,8 +195,8 @@ class Audit:
         told = f"{where} ended as {last}, expected {expected}; {self.marks[key]}, {real}"
         if job["state"] != last:
             self.problems.append(f"{job['state']} in the portal: {told}")
-        elif len(begins) > max(len(real), 1):
-            # Whoever started it again, the script must have refused: a run more than Slurm knows of is a doubling.
+        elif len(begins) > 1:
+            # Whoever started it again, and whatever Slurm calls that, the script must have refused.
             self.problems.append(f"ran {len(begins)} times: {told}")
         elif last == expected and (len(begins), ends) == (1, 1):
             return
@@ -189,8 +206,6 @@ class Audit:
             self.problems.append(told)
         elif last != expected:
             self.seen[f"Slurm ended a job as {last} when its controller died at its start"] += 1
-        elif ends == 1:
-            self.seen["requeued by Slurm after it had begun, and ran to its end then"] += 1
         else:
             self.problems.append(told)
 

@@ -17,7 +17,7 @@
 #SBATCH --export=NONE
 
 set -eu
-if [ -n "${SLURM_JOB_ID:-}" ] && [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ] && ! mkdir ./.started 2>/dev/null && [ -d ./.started ]; then
+if [ -n "${SLURM_JOB_ID:-}" ] && ! mkdir ./.started 2>/dev/null && [ -d ./.started ]; then
   echo "portal: the scheduler has started this job before; it is not run a second time" >&2
   exit 87
 fi
