@@ -1,0 +1,56 @@
+"""The typed client of the portal's REST API."""
+
+from portalctl.client.client import LogFile, PortalClient
+from portalctl.client.errors import ApiProblem, InvalidParam, PortalError, UnexpectedReply, Unreachable
+from portalctl.client.models import (
+    Accelerator,
+    Allocation,
+    Cluster,
+    Estimate,
+    Job,
+    JobEvent,
+    JobSummary,
+    LedgerEntry,
+    LogPiece,
+    Me,
+    Metrics,
+    Partition,
+    PreparedJob,
+    Preset,
+    Project,
+    ProjectDetail,
+    Quote,
+    Script,
+    Token,
+)
+from portalctl.client.transport import RetryPolicy
+
+__all__ = [
+    "Accelerator",
+    "Allocation",
+    "ApiProblem",
+    "Cluster",
+    "Estimate",
+    "InvalidParam",
+    "Job",
+    "JobEvent",
+    "JobSummary",
+    "LedgerEntry",
+    "LogFile",
+    "LogPiece",
+    "Me",
+    "Metrics",
+    "Partition",
+    "PortalClient",
+    "PortalError",
+    "PreparedJob",
+    "Preset",
+    "Project",
+    "ProjectDetail",
+    "Quote",
+    "RetryPolicy",
+    "Script",
+    "Token",
+    "UnexpectedReply",
+    "Unreachable",
+]
