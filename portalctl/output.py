@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Final
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -14,7 +15,8 @@ from portalctl.client import Estimate, JobSummary
 
 _HOUR_S: Final = 3600
 _DAY_S: Final = 86400
-_WIDE_ENOUGH: Final = 110
+_WIDE_ENOUGH: Final = 160
+_REASON_CELLS: Final = 28
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|\n|\t")
 _LOG_CONTROL = re.compile(r"\x1b\[[0-9;]*m|([\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f])")
 _STYLES: Final = {
@@ -90,15 +92,28 @@ def fields_table(rows: Iterable[tuple[str, object]]) -> Table:
     return table
 
 
-def list_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[int] = ()) -> Table:
-    """A table with headings; columns of `right` hold figures. The first column is never cut."""
+def list_table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    width: int,
+    flexible: int,
+    right: Sequence[int] = (),
+) -> Table:
+    """A table with headings. Where it is wider than `width`, the `flexible` column is cut, and no other: rich would
+    cut ids, too. Columns of `right` hold figures.
+    """
+    cells = [[cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row] for row in rows]
+    natural = [
+        max(cell_len(heading), *(row[index].cell_len for row in cells), 0) for index, heading in enumerate(headings)
+    ]
+    room = width - sum(natural) - 2 * (len(headings) - 1) + natural[flexible]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for index, heading in enumerate(headings):
-        justify = "right" if index in right else "left"
-        cuts = "fold" if index == 0 else "ellipsis"
-        table.add_column(heading, justify=justify, no_wrap=index != 0, overflow=cuts)  # type: ignore[arg-type]
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else plain(cell) for cell in row))
+        table.add_column(heading, justify="right" if index in right else "left", no_wrap=True)
+    for row in cells:
+        row[flexible].truncate(max(room, cell_len(headings[flexible]), 8), overflow="ellipsis")
+        table.add_row(*row)
     return table
 
 
@@ -106,7 +121,7 @@ def jobs_table(jobs: Sequence[JobSummary], console: Console) -> Table:
     """As many columns as there is room for."""
     if console.width < _WIDE_ENOUGH:
         rows = [[str(job.id), state_text(job.state), job.name, moment(job.submitted_at)[5:]] for job in jobs]
-        return list_table(["JOB", "STATE", "NAME", "SUBMITTED"], rows)
+        return list_table(["JOB", "STATE", "NAME", "SUBMITTED"], rows, width=console.width, flexible=2)
     headings = ["JOB", "STATE", "NAME", "PROJECT", "PARTITION", "CARDS", "HOURS", "SUBMITTED", "REASON"]
     wide = [
         [
@@ -118,11 +133,19 @@ def jobs_table(jobs: Sequence[JobSummary], console: Console) -> Table:
             job.devices,
             hours(job.charged_hours if job.charged_hours is not None else job.reserved_hours),
             moment(job.submitted_at),
-            job.reason_text if not job.is_terminal or job.state == "REJECTED" else "",
+            _reason(job, console),
         ]
         for job in jobs
     ]
-    return list_table(headings, wide, right=(5, 6))
+    return list_table(headings, wide, width=console.width, flexible=2, right=(5, 6))
+
+
+def _reason(job: JobSummary, console: Console) -> Text:
+    is_told = not job.is_terminal or job.state == "REJECTED"
+    text = Text(plain(job.reason_text) if is_told else "")
+    if console.is_terminal:
+        text.truncate(_REASON_CELLS, overflow="ellipsis")
+    return text
 
 
 def estimate_rows(estimate: Estimate) -> list[tuple[str, object]]:

@@ -22,6 +22,7 @@ from portalctl.client.models import (
     Quote,
     Script,
     Token,
+    Usage,
 )
 from portalctl.client.transport import RetryPolicy
 
@@ -53,4 +54,5 @@ __all__ = [
     "Token",
     "UnexpectedReply",
     "Unreachable",
+    "Usage",
 ]

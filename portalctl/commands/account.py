@@ -89,7 +89,7 @@ def whoami(ctx: typer.Context, as_json: AsJson = False) -> None:
     if me.projects:
         console.print()
         rows = [[one.code, one.role, "yes" if one.is_active else "no", one.title] for one in me.projects]
-        console.print(list_table(["PROJECT", "ROLE", "ACTIVE", "TITLE"], rows))
+        console.print(list_table(["PROJECT", "ROLE", "ACTIVE", "TITLE"], rows, width=console.width, flexible=3))
 
 
 def register(app: typer.Typer) -> None:

@@ -73,7 +73,8 @@ def partitions(ctx: typer.Context, as_json: AsJson = False) -> None:
         for one in found
     ]
     headings = ["PARTITION", "ACCELERATOR", "FREE", "PER NODE", "WAITING", "LONGEST"]
-    session.out().print(list_table(headings, rows, right=(2, 3, 4)))
+    console = session.out()
+    console.print(list_table(headings, rows, width=console.width, flexible=1, right=(2, 3, 4)))
 
 
 def presets(ctx: typer.Context, as_json: AsJson = False) -> None:
@@ -85,7 +86,8 @@ def presets(ctx: typer.Context, as_json: AsJson = False) -> None:
         session.print_json({"results": found})
         return
     rows = [[one.name, f"{one.parameters / 1e9:,.2f}", one.title] for one in found]
-    session.out().print(list_table(["PRESET", "BILLION", "TITLE"], rows, right=(1,)))
+    console = session.out()
+    console.print(list_table(["PRESET", "BILLION", "TITLE"], rows, width=console.width, flexible=2, right=(1,)))
 
 
 def schema(ctx: typer.Context) -> None:

@@ -7,8 +7,9 @@ from uuid import UUID
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
-from portalctl.client import Job
+from portalctl.client import Estimate, Job, LedgerEntry, Usage
 from portalctl.commands.options import AsJson, JobArgument, session_of
 from portalctl.output import (
     duration,
@@ -21,6 +22,7 @@ from portalctl.output import (
     plain,
     state_text,
 )
+from portalctl.session import Session
 
 _FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
 
@@ -100,7 +102,7 @@ def show(
     if timeline:
         console.print()
         rows = [[moment(one.at), one.text or f"{one.from_state} → {one.to_state}", one.actor or ""] for one in timeline]
-        console.print(list_table(["AT", "WHAT", "WHO"], rows))
+        console.print(list_table(["AT", "WHAT", "WHO"], rows, width=console.width, flexible=1))
 
 
 def print_job(console: Console, job: Job) -> None:
@@ -131,35 +133,33 @@ def print_job(console: Console, job: Job) -> None:
     console.print(fields_table(rows))
     if estimate is not None or usage is not None:
         console.print()
-        console.print(
-            list_table(
-                ["", "ESTIMATED", "USED"],
-                [
-                    [
-                        "duration",
-                        duration(estimate.duration_s if estimate else None),
-                        duration(usage.elapsed_s if usage else None),
-                    ],
-                    [
-                        "accelerator-hours",
-                        hours(estimate.accelerator_hours if estimate else None),
-                        hours(usage.accelerator_hours if usage else None),
-                    ],
-                    [
-                        "memory",
-                        f"{gibibytes(estimate.memory_bytes if estimate else None)} per card",
-                        f"{gibibytes(usage.max_rss_bytes if usage else None)} of a host",
-                    ],
-                ],
-            )
-        )
+        console.print(_compare(estimate, usage, width=console.width))
     if len(job.segments) > 1:
         console.print()
         segments = [
             [one.number, one.native_id, one.end_state or "–", moment(one.started_at), moment(one.ended_at)]
             for one in job.segments
         ]
-        console.print(list_table(["SEGMENT", "SCHEDULER'S ID", "END", "STARTED", "ENDED"], segments))
+        console.print(
+            list_table(
+                ["SEGMENT", "SCHEDULER'S ID", "END", "STARTED", "ENDED"], segments, width=console.width, flexible=1
+            )
+        )
+
+
+def _compare(estimate: Estimate | None, used: Usage | None, *, width: int) -> Table:
+    expected = [
+        duration(estimate.duration_s if estimate else None),
+        hours(estimate.accelerator_hours if estimate else None),
+        f"{gibibytes(estimate.memory_bytes)} per card" if estimate else "–",
+    ]
+    actual = [
+        duration(used.elapsed_s if used else None),
+        hours(used.accelerator_hours if used else None),
+        f"{gibibytes(used.max_rss_bytes)} of a host" if used and used.max_rss_bytes else "–",
+    ]
+    rows = zip(("duration", "accelerator-hours", "memory"), expected, actual, strict=True)
+    return list_table(["", "ESTIMATED", "USED"], list(rows), width=width, flexible=2)
 
 
 def cancel(
@@ -200,27 +200,7 @@ def usage(
     session = session_of(ctx)
     with session.open() as portal:
         if entries is not None:
-            lines = list(islice(portal.entries(entries), limit + 1))
-            has_more = len(lines) > limit
-            if as_json:
-                session.print_json({"results": lines[:limit], "has_more": has_more})
-                return
-            rows = [
-                [
-                    moment(one.at),
-                    one.kind_label,
-                    *(
-                        f"{delta / 3600:+.3f}" if delta else ""
-                        for delta in (one.granted_delta_s, one.reserved_delta_s, one.used_delta_s)
-                    ),
-                    one.reference[:36],
-                ]
-                for one in lines[:limit]
-            ]
-            headings = ["AT", "WHAT", "GRANTED", "HELD", "USED", "FOR"]
-            session.out().print(list_table(headings, rows, right=(2, 3, 4)))
-            if has_more:
-                session.err().print(f"There are more than these {limit}: --limit shows them.")
+            _show_entries(session, list(islice(portal.entries(entries), limit + 1)), limit)
             return
         found = list(portal.allocations(project=project, active=None if every else True))
     if as_json:
@@ -239,7 +219,34 @@ def usage(
         for one in found
     ]
     headings = ["PROJECT", "CLASS", "GRANTED", "USED", "HELD", "AVAILABLE", "UNTIL"]
-    session.out().print(list_table(headings, rows, right=(2, 3, 4, 5)))
+    console = session.out()
+    console.print(list_table(headings, rows, width=console.width, flexible=0, right=(2, 3, 4, 5)))
+    if console.is_terminal:
+        session.err().print("portalctl usage --json gives their ids; --entries ID shows what made the figures.")
+
+
+def _show_entries(session: Session, lines: list[LedgerEntry], limit: int) -> None:
+    shown, has_more = lines[:limit], len(lines) > limit
+    if session.as_json:
+        session.print_json({"results": shown, "has_more": has_more})
+        return
+    rows = [
+        [
+            moment(one.at),
+            one.kind_label,
+            *(
+                f"{delta / 3600:+.3f}" if delta else ""
+                for delta in (one.granted_delta_s, one.reserved_delta_s, one.used_delta_s)
+            ),
+            one.reference,
+        ]
+        for one in shown
+    ]
+    console = session.out()
+    headings = ["AT", "WHAT", "GRANTED", "HELD", "USED", "FOR"]
+    console.print(list_table(headings, rows, width=console.width, flexible=5, right=(2, 3, 4)))
+    if has_more:
+        session.err().print(f"There are more than these {limit}: --limit shows them.")
 
 
 def register(app: typer.Typer) -> None:
