@@ -1,5 +1,7 @@
 """The command line's root: its options, its commands, and what becomes of their errors."""
 
+import io
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -126,4 +128,7 @@ watching.register(app)
 
 def main() -> None:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a name must not fail where the locale has no sign for it
     app()

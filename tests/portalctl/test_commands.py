@@ -250,7 +250,7 @@ def test_a_terminal_of_80_columns_gets_colours_whole_ids_and_no_broken_lines(tmp
     assert "\x1b[31m" not in bare
     lines = re.sub(r"\x1b\[[0-9;]*m", "", bare).splitlines()
     assert max(len(line) for line in lines) <= 80
-    assert sum(line.startswith(JOB_ID) and "OUT_OF_MEMORY a-name-" in line for line in lines) == 2
+    assert sum(line.startswith(JOB_ID) and "OUT_OF_MEMORY  a-name-" in line for line in lines) == 2
 
 
 # Submitting
