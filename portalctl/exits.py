@@ -3,7 +3,7 @@
 from enum import IntEnum
 from typing import Final
 
-from portalctl.client import ApiProblem, PortalError, Unreachable
+from portalctl.client import ApiProblem, InvalidArgument, PortalError, Unreachable
 from portalctl.client.errors import UnexpectedReply
 from portalctl.session import NotSignedIn
 
@@ -61,6 +61,8 @@ def exit_of_error(error: PortalError) -> Exit:
     """For a call that failed."""
     if isinstance(error, NotSignedIn):
         return Exit.NOT_SIGNED_IN
+    if isinstance(error, InvalidArgument):
+        return Exit.USAGE
     if isinstance(error, Unreachable):
         return Exit.UNAVAILABLE
     if isinstance(error, ApiProblem):

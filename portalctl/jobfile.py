@@ -18,6 +18,9 @@ from portalctl.session import BadInput
 LARGEST_FILE_BYTES: Final = 2 * 1024 * 1024
 SCHEMA_URL: Final = "https://json-schema.org/draft/2020-12/schema"
 _MOST_VALUES: Final = 100_000
+_PLAIN_TAGS: Final = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq")}
+_NUMBER_TAGS: Final = {"tag:yaml.org,2002:int"}
+_PLAIN_NUMBER = re.compile(r"\A(?:0|-?[1-9][0-9]*)\Z")
 _NUMBER = re.compile(r"\A[0-9]+(?:\.[0-9]+)?[eE]\+?[0-9]{1,2}\Z")
 
 Location = tuple[str | int, ...]
@@ -259,10 +262,12 @@ def _describe(
     source: Source,
     options: Mapping[str, str],
 ) -> str:
-    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    name = _name(location)
     place = source.place(location, options)
     if kind == "missing":
-        return f"{place}: {name} is missing"
+        return (
+            f"{place}: {name} is missing" if source is not NO_FILE else f"{name} is missing; give a job file or options"
+        )
     if kind == "extra_forbidden":
         known = ", ".join(_known_fields(model, location[:-1]))
         return f"{place}: {name}: there is no such field; allowed: {known}"
@@ -329,6 +334,20 @@ def _construct(node: yaml.MappingNode) -> dict[str, Any]:
     return fields
 
 
+def _check_scalar(file: Path, node: yaml.ScalarNode, path: Location) -> None:
+    """Refuse what YAML reads as another thing than is written: .nan, and 010 or 1:30 in a variable."""
+    is_odd_number = (
+        node.tag == "tag:yaml.org,2002:float" and "." in node.value and not any(map(str.isdigit, node.value))
+    )
+    is_odd_text = path[:1] == ("environment",) and node.tag in _NUMBER_TAGS and not _PLAIN_NUMBER.match(node.value)
+    if is_odd_number or is_odd_text:
+        raise BadInput(f"{file}:{node.start_mark.line + 1}: {_name(path)}: put {node.value[:60]} in quotes.")
+
+
+def _name(path: Location) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+
+
 def _note_lines(file: Path, node: yaml.Node, path: Location, lines: dict[Location, int]) -> None:
     """The line of each field. A key given twice, which YAML's loader takes in silence, is refused, and so is a merge
     of mappings, whose fields would have no line.
@@ -337,6 +356,12 @@ def _note_lines(file: Path, node: yaml.Node, path: Location, lines: dict[Locatio
         raise BadInput(f"{file}: a job file may hold {_MOST_VALUES} values; aliases count as often as they are used.")
     if path not in lines:
         lines[path] = node.start_mark.line + 1
+    if node.tag not in _PLAIN_TAGS:
+        raise BadInput(
+            f"{file}:{node.start_mark.line + 1}: YAML does not read {_name(path)} as text; put it in quotes."
+        )
+    if isinstance(node, yaml.ScalarNode):
+        _check_scalar(file, node, path)
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             _note_lines(file, item, (*path, index), lines)

@@ -48,10 +48,11 @@ def state_text(state: str) -> Text:
 
 
 def hours(value: float | None) -> str:
-    """Accelerator-hours; three digits after the point where there is little."""
+    """Accelerator-hours; more digits after the point where there is little."""
     if value is None:
         return "–"
-    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3f}"
+    size = abs(value)
+    return f"{value:,.1f}" if size >= 100 else f"{value:.2f}" if size >= 10 or size == 0 else f"{value:.4f}"
 
 
 def duration(seconds: float | None) -> str:
@@ -158,13 +159,14 @@ def estimate_rows(estimate: Estimate) -> list[tuple[str, object]]:
         "CP": plan.context_parallel,
         "EP": plan.expert_parallel,
     }
+    step = f"{estimate.step_s * 1000:.1f} ms" if estimate.step_s < 1 else f"{estimate.step_s:,.1f} s"
     split = " × ".join(f"{name} {degree}" for name, degree in degrees.items() if degree > 1) or "one card"
     span = f"{duration(estimate.duration_p10_s)} to {duration(estimate.duration_p90_s)}"
     return [
         ("fits", Text("yes", style="green") if estimate.fits else Text("no", style="red")),
         ("plan", f"{split}, ZeRO {plan.zero_stage}, micro-batch {plan.micro_batch_size}"),
         ("memory per card", f"{gibibytes(estimate.memory_bytes)} of {gibibytes(estimate.memory_capacity_bytes)}"),
-        ("step", f"{estimate.step_s * 1000:,.1f} ms × {estimate.steps:,}"),
+        ("step", f"{step} × {estimate.steps:,}"),
         ("MFU", f"{estimate.mfu:.1%}"),
         ("duration", f"{duration(estimate.duration_s)} (80 %: {span})"),
         ("accelerator-hours", hours(estimate.accelerator_hours)),

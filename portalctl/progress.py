@@ -1,17 +1,17 @@
 """How a watched job goes: a bar on a terminal, a line for each change elsewhere, JSON Lines for programs."""
 
 import time
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final
 
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from portalctl.client import Job
 from portalctl.output import duration, hours, plain
 from portalctl.session import Session
 
 _LINE_EVERY_S: Final = 10.0
-_SHOWN_METRICS: Final = ("loss", "tokens_per_s")
 
 
 class Watcher:
@@ -32,7 +32,6 @@ class Watcher:
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=None),
                 TextColumn("{task.fields[words]}", markup=False),
-                TimeElapsedColumn(),
                 console=self._console,
                 transient=True,
             )
@@ -68,7 +67,7 @@ class Watcher:
                 description=plain(job.state),
                 total=total,
                 completed=min(self._point.get("step", 0.0), float(total or 0)),
-                words=self._progress(job),
+                words="  ".join(part for part in (self._progress(job), _since(job)) if part),
             )
         elif points and time.monotonic() - self._line_at >= _LINE_EVERY_S:
             self._line_at = time.monotonic()
@@ -95,14 +94,25 @@ class Watcher:
         if step is None:
             return ""
         total = f"/{job.estimate.steps}" if job.estimate else ""
-        figures = [f"{name} {self._point[name]:.4g}" for name in _SHOWN_METRICS if name in self._point]
-        return "  ".join([f"step {step:.0f}{total}", *figures])
+        figures = [f"step {step:.0f}{total}"]
+        if "loss" in self._point:
+            figures.append(f"loss {self._point['loss']:.4g}")
+        if "tokens_per_s" in self._point:
+            figures.append(f"{self._point['tokens_per_s']:,.0f} tokens/s")
+        return "  ".join(figures)
 
     def _say(self, what: str, why: str) -> None:
         if not what:
             return
         text = f"{time.strftime('%H:%M:%S')}  {plain(what)}"
         self._console.print(f"{text}  {plain(why)}" if why else text, soft_wrap=True)
+
+
+def _since(job: Job) -> str:
+    """How long it has run, or waited."""
+    start = job.started_at or job.submitted_at
+    seconds = max(((job.ended_at or datetime.now(UTC)) - start).total_seconds(), 0)
+    return duration(seconds)
 
 
 def _as_line(job: Job, point: dict[str, float]) -> dict[str, Any]:

@@ -74,14 +74,11 @@ class Session:
         """The option, then PORTAL_URL, then the profile's.
 
         Raises:
-            BadInput: it is not an address.
+            InvalidArgument: it is not an address.
         """
         stored = self.stored() if not (self.url or os.environ.get("PORTAL_URL")) else None
         found = self.url or os.environ.get("PORTAL_URL") or (stored.url if stored else None)
-        try:
-            return check_address(found) if found else None
-        except ValueError as error:
-            raise BadInput(str(error)) from error
+        return check_address(found) if found else None
 
     def find_token(self, url: str) -> str | None:
         """PORTAL_TOKEN, then a profile's token for this very portal: one portal's token is not shown to another."""
@@ -89,15 +86,17 @@ class Session:
         if from_environment:
             return from_environment
         mine = self.stored()
-        others = [] if self.profile else list(self.profiles.by_name.values())
-        return next((one.token for one in [mine, *others] if one and one.token and one.url == url), None)
+        if mine is not None and mine.url == url:
+            return mine.token or None
+        # The portal was named, and the profile in use is another's: is there one for it?
+        others = [] if self.profile else self.profiles.by_name.values()
+        return next((one.token for one in others if one.token and one.url == url), None)
 
     def open(self, *, is_patient: bool = False) -> PortalClient:
         """A client that is signed in; a patient one waits for a portal that is away for ten minutes.
 
         Raises:
-            BadInput: no portal is named.
-            NotSignedIn: there is no token for it.
+            NotSignedIn: no portal is named, or there is no token for it.
         """
         url = self.find_url()
         if url is None:

@@ -1,7 +1,7 @@
 """The typed client of the portal's REST API."""
 
 from portalctl.client.client import LogFile, PortalClient
-from portalctl.client.errors import ApiProblem, InvalidParam, PortalError, UnexpectedReply, Unreachable
+from portalctl.client.errors import ApiProblem, InvalidArgument, InvalidParam, PortalError, UnexpectedReply, Unreachable
 from portalctl.client.models import (
     Accelerator,
     Allocation,
@@ -32,6 +32,7 @@ __all__ = [
     "ApiProblem",
     "Cluster",
     "Estimate",
+    "InvalidArgument",
     "InvalidParam",
     "Job",
     "JobEvent",

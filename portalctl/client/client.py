@@ -5,6 +5,7 @@ with PortalClient("https://portal.example.org", token="tp_…") as portal:
         print(job.id, job.state)
 """
 
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ import httpx
 from pydantic import ValidationError
 
 from portalctl.client import models
-from portalctl.client.errors import ApiProblem, UnexpectedReply
+from portalctl.client.errors import ApiProblem, InvalidArgument, UnexpectedReply
 from portalctl.client.transport import Exchange, Repeat, RetryPolicy, Transport
 
 LogFile = Literal["stdout", "stderr"]
@@ -27,6 +28,8 @@ Row = TypeVar("Row", bound=models.Reply)
 
 LARGEST_PIECE_BYTES: Final = 1024 * 1024
 _LARGEST_PAGE: Final = 200
+_KEY: Final = re.compile(r"\A[\x21-\x7e]{1,255}\Z")
+_TOKEN: Final = re.compile(r"\A[\x21-\x7e]{1,4096}\Z")
 _LINE_BYTES: Final = 200
 """A first guess at the length of a line, when the last lines of a log are looked for."""
 
@@ -39,6 +42,7 @@ class PortalClient:
     about: it has no key, and each success makes a token.
 
     All methods raise:
+        InvalidArgument: an id, a key, a time or a body can't be sent.
         ApiProblem: the portal refused; `status`, `type` and `invalid_params` say why.
         Unreachable: no reply, after all tries.
         UnexpectedReply: a reply that is not the API's, or lacks a field.
@@ -60,9 +64,11 @@ class PortalClient:
         `on_retry` is told before each further try what was wrong, and for how many seconds it waits.
 
         Raises:
-            ValueError: the address is not http:// or https:// with a host.
+            InvalidArgument: the address is not http:// or https:// with a host, or the token can't be one.
         """
         self.base_url = check_address(base_url)
+        if token is not None and not _TOKEN.match(token):
+            raise InvalidArgument("the token has characters that no token has")
         self._sleep = sleep
         self._transport = Transport(
             self.base_url,
@@ -157,7 +163,7 @@ class PortalClient:
         """Submit a job. Called again with the same key (1 to 255 visible ASCII characters), also by another process,
         it returns the first call's job. Without one, a new key is used for this call and its retries.
         """
-        return self._call(models.Job, "POST", "/jobs", body=dict(request), key=idempotency_key or _new_key())
+        return self._call(models.Job, "POST", "/jobs", body=dict(request), key=_check_key(idempotency_key))
 
     # Jobs
 
@@ -175,11 +181,7 @@ class PortalClient:
         unfinished: bool | None = None,
         page_size: int | None = None,
     ) -> Iterator[models.JobSummary]:
-        """Newest first, to the last one: pages are fetched as they are needed.
-
-        Raises:
-            ValueError: a time has no zone.
-        """
+        """Newest first, to the last one: pages are fetched as they are needed. Times need a zone."""
         query = {
             "state": list(state) or None,
             "project": project,
@@ -205,11 +207,11 @@ class PortalClient:
 
     def cancel(self, job_id: JobId, *, idempotency_key: str | None = None) -> models.Job:
         """Ask for the end of a job; repeating is harmless."""
-        return self._call(models.Job, "POST", f"/jobs/{_as_uuid(job_id)}/cancel", key=idempotency_key or _new_key())
+        return self._call(models.Job, "POST", f"/jobs/{_as_uuid(job_id)}/cancel", key=_check_key(idempotency_key))
 
     def resubmit(self, job_id: JobId, *, idempotency_key: str | None = None) -> models.Job:
         """Submit a new job that asks for the same."""
-        return self._call(models.Job, "POST", f"/jobs/{_as_uuid(job_id)}/resubmit", key=idempotency_key or _new_key())
+        return self._call(models.Job, "POST", f"/jobs/{_as_uuid(job_id)}/resubmit", key=_check_key(idempotency_key))
 
     # What a job writes
 
@@ -234,6 +236,9 @@ class PortalClient:
             piece = self.log(job_id, offset=offset, limit=LARGEST_PIECE_BYTES, file=file, segment=segment)
             if piece.text:
                 yield piece
+            if piece.size < offset:
+                offset = 0  # a job that was started again writes its file anew
+                continue
             if piece.is_end or piece.next_offset == offset:
                 return
             offset = piece.next_offset
@@ -343,12 +348,12 @@ def check_address(text: str) -> str:
     """The address of a portal without what may follow: a slash, or the path of its API.
 
     Raises:
-        ValueError: it is not http:// or https:// with a host, or holds a password.
+        InvalidArgument: it is not http:// or https:// with a host, or holds a password.
     """
     address = text.strip().rstrip("/").removesuffix("/api/v1")
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
-        raise ValueError(f"{text!r} is not the address of a portal; allowed: such as https://portal.example.org")
+        raise InvalidArgument(f"{text!r} is not the address of a portal; allowed: such as https://portal.example.org")
     return address
 
 
@@ -365,6 +370,17 @@ def _path(location: tuple[int | str, ...]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
 
 
+def _check_key(key: str | None) -> str:
+    """The key, or a new one.
+
+    Raises:
+        InvalidArgument: the API takes no such key.
+    """
+    if key is not None and not _KEY.match(key):
+        raise InvalidArgument(f"{key[:80]!r} is not an idempotency key; allowed: 1 to 255 visible ASCII characters")
+    return key or _new_key()
+
+
 def _new_key() -> str:
     return str(uuid.uuid4())
 
@@ -373,10 +389,10 @@ def _as_uuid(value: uuid.UUID | str) -> uuid.UUID:
     try:
         return value if isinstance(value, uuid.UUID) else uuid.UUID(value)
     except ValueError:
-        raise ValueError(f"{str(value)[:80]!r} is not an id; allowed: such as {uuid.UUID(int=0)}") from None
+        raise InvalidArgument(f"{str(value)[:80]!r} is not an id; allowed: such as {uuid.UUID(int=0)}") from None
 
 
 def _as_time(value: datetime | None) -> str | None:
     if value is not None and value.tzinfo is None:
-        raise ValueError(f"{value} has no time zone")
+        raise InvalidArgument(f"{value} has no time zone")
     return None if value is None else value.isoformat()

@@ -8,6 +8,10 @@ class PortalError(Exception):
     """Any failure that this library reports."""
 
 
+class InvalidArgument(PortalError, ValueError):
+    """What a caller gave can't be sent: an address, id, key, token or body. Nothing was sent."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InvalidParam:
     """One thing wrong in a request. `name` is a path such as `entry.command[0]`; `code` is for programs."""

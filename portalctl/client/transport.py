@@ -13,7 +13,7 @@ from typing import Any, Final
 import httpx
 
 from portalctl import __version__
-from portalctl.client.errors import ApiProblem, InvalidParam, UnexpectedReply, Unreachable
+from portalctl.client.errors import ApiProblem, InvalidArgument, InvalidParam, UnexpectedReply, Unreachable
 
 LARGEST_REPLY_BYTES: Final = 64 * 1024 * 1024
 _BUSY: Final = frozenset({429, 502, 503, 504})
@@ -133,7 +133,7 @@ class Transport:
             exchange.path,
             params={name: value for name, value in exchange.query.items() if value is not None},
             headers=self._headers(exchange),
-            content=None if exchange.body is None else json.dumps(exchange.body, allow_nan=False).encode(),
+            content=None if exchange.body is None else _encode(exchange),
         )
         deadline = time.monotonic() + self._timeout_s
         response = self._http.send(request, stream=True)
@@ -171,6 +171,13 @@ class Transport:
         if asked_s is None:
             return self._retries.pause_s(attempt)
         return asked_s if asked_s <= self._retries.longest_pause_s else None
+
+
+def _encode(exchange: Exchange) -> bytes:
+    try:
+        return json.dumps(exchange.body, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArgument(f"{exchange.name}: the request can't be written as JSON: {error}") from error
 
 
 def read_retry_after(response: httpx.Response) -> float | None:

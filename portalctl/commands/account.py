@@ -1,5 +1,6 @@
 """Signing in and out, and who one is."""
 
+import os
 import sys
 from dataclasses import replace
 from typing import Annotated
@@ -46,6 +47,8 @@ def login(
         token = portal.sign_in(username, password)
     profile = Profile(url=address, username=username, token=token.token, expires_at=token.expires_at.isoformat())
     save_profiles(session.profiles.with_profile(session.profile_name, profile, make_current=True))
+    if os.environ.get("PORTAL_TOKEN"):
+        session.err().print("warning: PORTAL_TOKEN is set, and wins over this sign-in.")
     if as_json:
         session.print_json({"url": address, "username": username, "expires_at": token.expires_at.isoformat()})
         return

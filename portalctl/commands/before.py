@@ -1,13 +1,14 @@
 """What there is, what a run would cost, and submitting it."""
 
 import json
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from portalctl.client import ApiProblem, Job, PortalClient, PreparedJob, Quote
+from portalctl.client import ApiProblem, Job, PortalClient, PreparedJob, Quote, UnexpectedReply, Unreachable
 from portalctl.commands.options import AsJson, session_of
 from portalctl.commands.watching import watch_job
 from portalctl.jobfile import (
@@ -158,10 +159,28 @@ def submit(
             else:
                 _show_prepared(session, prepared)
             return
-        job = _with_places(source, overrides, lambda: portal.submit(body, idempotency_key=key))
+        job = _submit_once(session, portal, source, overrides, body, key)
         _show_submitted(session, portal, job, watched=watch)
         if watch:
             raise typer.Exit(watch_job(session, portal, job.id))
+
+
+def _submit_once(
+    session: Session,
+    portal: PortalClient,
+    source: Source,
+    overrides: Mapping[str, Any],
+    body: dict[str, Any],
+    key: str | None,
+) -> Job:
+    """Submit; where it stays unknown what became of it, say how to ask without making a second job."""
+    key = key or str(uuid.uuid4())
+    try:
+        return _with_places(source, overrides, lambda: portal.submit(body, idempotency_key=key))
+    except (Unreachable, UnexpectedReply, KeyboardInterrupt):
+        words = f"The portal may have taken the job. Submit the same again with --key {key}: that makes no second one."
+        session.err().print(words, soft_wrap=True)
+        raise
 
 
 def _show_submitted(session: Session, portal: PortalClient, job: Job, *, watched: bool) -> None:

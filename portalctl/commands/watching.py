@@ -7,7 +7,7 @@ from uuid import UUID
 
 import typer
 
-from portalctl.client import LogFile, LogPiece, PortalClient
+from portalctl.client import ApiProblem, LogFile, LogPiece, PortalClient
 from portalctl.commands.options import AsJson, JobArgument, session_of
 from portalctl.exits import Exit, exit_of_state
 from portalctl.output import plain_log
@@ -44,10 +44,9 @@ def watch_job(
     with Watcher(session) as watcher:
         while True:
             job = portal.job(job_id)
-            points = []
+            points: list[dict[str, float]] = []
             if job.started_at is not None:
-                metrics = portal.metrics(job_id, offset=offset)
-                points, offset = metrics.points, metrics.next_offset
+                points, offset = _read_points(portal, job_id, offset)
             watcher.look(job, points)
             if job.is_terminal:
                 ended_at = time.monotonic() if ended_at is None else ended_at
@@ -58,6 +57,17 @@ def watch_job(
             elif deadline is not None and time.monotonic() >= deadline:
                 return Exit.STILL_RUNNING
             session.sleep(min(every_s, 1.0) if job.is_terminal else every_s)
+
+
+def _read_points(portal: PortalClient, job_id: UUID, offset: int) -> tuple[list[dict[str, float]], int]:
+    """Metrics that are new. A cluster that does not answer hides them, and not the job, whose state is the portal's."""
+    try:
+        metrics = portal.metrics(job_id, offset=offset)
+    except ApiProblem as problem:
+        if problem.status != 503:
+            raise
+        return [], offset
+    return metrics.points, metrics.next_offset
 
 
 def logs(

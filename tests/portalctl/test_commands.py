@@ -112,7 +112,7 @@ def test_watch_shows_steps_and_loss_and_what_was_charged(cli: CommandLine, fake:
     fake.say(ended_job(started_at=started, charged_hours=0.25), {**points, "points": []})
     result = cli("watch", JOB_ID)
     assert "step 5  loss 4.25" in result.stdout
-    assert "charged 0.250 h" in result.stdout
+    assert "charged 0.2500 h" in result.stdout
     assert fake.requests[-1].url.params["offset"] == "30"
 
 
@@ -278,6 +278,15 @@ def test_submit_prints_the_id_alone_so_that_a_script_can_take_it(
     assert fake.keys() == ["k"]
 
 
+def test_when_it_is_not_known_what_became_of_a_submission_the_key_to_ask_with_is_told(
+    cli: CommandLine, fake: FakePortal, job_file: Wrote
+) -> None:
+    fake.say(*[httpx.ReadTimeout("slow")] * 5)
+    result = cli("submit", job_file(JOB))
+    assert result.exit_code == Exit.UNAVAILABLE
+    assert f"--key {fake.keys()[0]}: that makes no second one" in result.stderr
+
+
 def test_submit_and_watch_exits_as_the_job_ended(cli: CommandLine, fake: FakePortal, job_file: Wrote) -> None:
     fake.say(httpx.Response(201, json=whole_job()), ended_job("FAILED"))
     assert cli("submit", job_file(JOB), "--watch").exit_code == Exit.JOB_FAILED
@@ -300,6 +309,21 @@ def test_a_token_is_not_shown_to_a_portal_that_it_is_not_of(fake: FakePortal, mo
     fake.say(ME)
     assert cli("whoami").exit_code == 0
     assert fake.requests[0].headers["Authorization"] == "Bearer tp_b"
+
+
+def test_who_has_signed_out_does_not_go_on_as_somebody_else(fake: FakePortal) -> None:
+    signed_in(default=Profile(url=URL, username="lin"), admin=Profile(url=URL, username="admin", token="tp_admin"))
+    cli = CommandLine(httpx.MockTransport(fake.handle))
+    assert cli("whoami").exit_code == Exit.NOT_SIGNED_IN
+    assert cli("--url", URL, "whoami").exit_code == Exit.NOT_SIGNED_IN
+    assert fake.requests == []
+
+
+def test_a_cluster_that_is_away_does_not_end_the_watching(cli: CommandLine, fake: FakePortal) -> None:
+    away = problem(503, "scheduler-unavailable", headers={"Retry-After": "600"})
+    started = "2026-06-01T08:30:00Z"
+    fake.say(whole_job(started_at=started), away, ended_job(started_at=started), away)
+    assert cli("watch", JOB_ID).exit_code == 0
 
 
 def test_profiles_keep_sign_ins_apart_and_the_environment_wins(
@@ -349,7 +373,7 @@ def test_a_token_does_not_show_in_a_representation() -> None:
 
 def test_durations_and_hours_are_written_for_people() -> None:
     assert [duration(s) for s in (None, 5, 90, 3600, 90_000)] == ["–", "5 s", "2 min", "1 h 00 min", "1 d 1 h"]
-    assert [hours(h) for h in (None, 0.25, 1234.5)] == ["–", "0.250", "1,234.5"]
+    assert [hours(h) for h in (None, 0, 0.0006, 12.5, 1234.5)] == ["–", "0.00", "0.0006", "12.50", "1,234.5"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

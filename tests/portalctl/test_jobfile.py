@@ -103,6 +103,14 @@ MISTAKES = {
         "kind: script",
         (":7: entry: kind is script, but there is a com",),
     ),
+    "a date": ("name: train", "name: 2026-06-01", (":4: YAML does not read name as text; put it in quotes.",)),
+    "no number at all": ("tokens: 1e9", "tokens: .inf", (":16: workload.tokens: put .inf in quotes.",)),
+    "an octal number in a variable": (
+        "OMP_NUM_THREADS: 8",
+        "MODE: 010",
+        (":13: environment.MODE: put 010 in quotes.",),
+    ),
+    "a time in a variable": ("OMP_NUM_THREADS: 8", "AT: 1:30", (":13: environment.AT: put 1:30 in quotes.",)),
     "several": (
         "nodes: 2\ndevices_per_node: 8",
         "nodes: 0\ndevices_per_node: x",
@@ -133,7 +141,7 @@ BROKEN = {
     "a tab": ("entry:\n\tscript: a\n", ":2: not YAML: found character"),
     "a key twice": ("name: a\nnodes: 1\nname: b\n", ":3: name stands twice; first in line 1."),
     "a name that is no text": ("1: a\n", ":1: 1: YAML does not read this name as text"),
-    "an object of Python": ("name: !!python/object/apply:os.system [id]\n", "not YAML"),
+    "an object of Python": ("name: !!python/object/apply:os.system [id]\n", ":1: YAML does not read name as text"),
     "a control character": ("name: \x01\n", "not YAML"),
     "two documents": ("name: a\n---\nname: b\n", "not YAML"),
     "holding itself": ("name: &a [*a]\n", "nested too deeply, or holds itself"),

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from portalctl.client import ApiProblem, PortalClient, RetryPolicy, UnexpectedReply
+from portalctl.client import ApiProblem, InvalidArgument, PortalClient, RetryPolicy, UnexpectedReply
 from portalctl.client.client import check_address
 from tests.portalctl.conftest import (
     JOB_ID,
@@ -148,15 +148,35 @@ def test_an_address_is_taken_with_what_people_copy_along(text: str) -> None:
     "text", ["", "p.example", "ftp://p.example", "https://", "https://lin:pw@p.example", "https://p/?a"]
 )
 def test_what_is_no_address_of_a_portal_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is not the address of a portal"):
+    with pytest.raises(InvalidArgument, match="is not the address of a portal"):
         PortalClient(text)
 
 
 @pytest.mark.parametrize("job_id", ["", "../me", "1", f"{JOB_ID}/cancel"])
 def test_an_id_is_checked_before_it_becomes_part_of_an_address(fake: FakePortal, job_id: str) -> None:
-    with pytest.raises(ValueError, match="is not an id"):
+    with pytest.raises(InvalidArgument, match="is not an id"):
         fake.client().job(job_id)
     assert fake.requests == []
+
+
+@pytest.mark.parametrize("key", ["", "ключ", "a b", "a\n", "k" * 256])
+def test_a_key_that_the_api_would_refuse_is_not_sent(fake: FakePortal, key: str) -> None:
+    with pytest.raises(InvalidArgument, match="1 to 255 visible ASCII"):
+        fake.client().submit({}, idempotency_key=key)
+    assert fake.requests == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), {1}, b"a"])
+def test_a_body_that_is_no_json_is_not_sent(fake: FakePortal, value: Any) -> None:
+    with pytest.raises(InvalidArgument, match="can't be written as JSON"):
+        fake.client().submit({"workload": value})
+    assert fake.requests == []
+
+
+def test_a_token_with_a_line_break_is_refused_without_being_shown() -> None:
+    with pytest.raises(InvalidArgument, match="no token has") as caught:
+        PortalClient(URL, "tp_secret\n")
+    assert "tp_secret" not in str(caught.value)
 
 
 # Logs
@@ -173,6 +193,12 @@ def test_a_log_is_followed_from_before_the_start_to_what_was_written_last(fake: 
     fake.say(waiting, whole_job(), piece("one\n"), whole_job(), piece("", 4), ended_job(), piece("two\n", 4))
     assert "".join(found.text for found in fake.client().follow_log(JOB_ID)) == "one\ntwo\n"
     assert len(fake.pauses) == 3
+
+
+def test_a_log_that_is_written_anew_is_read_from_its_start(fake: FakePortal) -> None:
+    shrunk = {"text": "", "offset": 100, "next_offset": 100, "size": 4, "is_end": True}
+    fake.say(shrunk, piece("new\n"))
+    assert [found.text for found in fake.client().read_log(JOB_ID, offset=100)] == ["new\n"]
 
 
 def test_following_a_chain_goes_on_with_the_next_segment(fake: FakePortal) -> None:
