@@ -193,7 +193,9 @@ class Audit:
         begins = [mark for mark in self.marks[key] if mark.what == "begins"]
         ends = len(self.marks[key]) - len(begins)
         told = f"{where} ended as {last}, expected {expected}; {self.marks[key]}, {real}"
-        if job["state"] != last:
+        if real and real[-1].is_second_start and job["state"] == expected and (len(begins), ends) == (1, 1):
+            self.seen["accounting knows a second start alone, which the script refused; the first was lost to it"] += 1
+        elif job["state"] != last:
             self.problems.append(f"{job['state']} in the portal: {told}")
         elif len(begins) > 1:
             # Whoever started it again, and whatever Slurm calls that, the script must have refused.
