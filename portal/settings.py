@@ -290,7 +290,12 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "SCHEMA_PATH_PREFIX": "/api/v1",
-    "ENUM_NAME_OVERRIDES": {"JobStateEnum": "jobs.models.JOB_STATE_CHOICES"},
+    "ENUM_NAME_OVERRIDES": {
+        "JobStateEnum": "jobs.models.JOB_STATE_CHOICES",
+        "RequestStateEnum": "accounts.models.RequestState",
+        "RequestKindEnum": "accounts.models.RequestKind",
+        "LedgerEntryKindEnum": "accounts.models.LedgerKind",
+    },
 }
 
 UNFOLD = {

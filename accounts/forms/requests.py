@@ -76,6 +76,19 @@ class HoursField(forms.Field):
         raise ValidationError(message, code="invalid_amount", params=params)
 
 
+class CodeChoiceField(forms.ModelChoiceField):  # type: ignore[type-arg] # not subscriptable at run time
+    """One of the rows that may be chosen, by code."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, to_field_name="code", **kwargs)
+
+    def to_python(self, value: Any) -> Any:
+        if isinstance(value, str) and "\x00" in value:
+            # The database would refuse the question itself.
+            raise ValidationError(self.error_messages["invalid_choice"], code="invalid_choice", params={"value": "–"})
+        return super().to_python(value)
+
+
 class _ServiceForm(forms.Form):
     """A form whose service checks it once more: what that finds is shown beside the fields."""
 
@@ -127,12 +140,8 @@ def _clean_period(form: forms.Form) -> tuple[datetime | None, datetime | None]:
 class RequestForm(_ServiceForm):
     """A request of one kind."""
 
-    project = forms.ModelChoiceField(
-        Project.objects.none(), label=gettext_lazy("Project"), to_field_name="code", empty_label=None
-    )
-    institution = forms.ModelChoiceField(
-        Institution.objects.none(), label=gettext_lazy("Institution"), to_field_name="code"
-    )
+    project = CodeChoiceField(Project.objects.none(), label=gettext_lazy("Project"), empty_label=None)
+    institution = CodeChoiceField(Institution.objects.none(), label=gettext_lazy("Institution"))
     project_code = forms.CharField(
         label=gettext_lazy("Project code"),
         max_length=32,
@@ -231,7 +240,7 @@ class RequestForm(_ServiceForm):
 
     def _choose_from(self, name: str, queryset: Any) -> None:
         field = self.fields[name]
-        assert isinstance(field, forms.ModelChoiceField)  # noqa: S101 (for the type checker)
+        assert isinstance(field, CodeChoiceField)  # noqa: S101 (for the type checker)
         field.queryset = queryset
 
     def _drop(self, *names: str) -> None:
@@ -356,12 +365,10 @@ class VerifyForm(_ServiceForm):
         max_length=254,
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )
-    institution = forms.ModelChoiceField(
-        Institution.objects.none(), label=gettext_lazy("Institution"), to_field_name="code"
-    )
+    institution = CodeChoiceField(Institution.objects.none(), label=gettext_lazy("Institution"))
 
     def __init__(self, data: Any = None, *, user: User) -> None:
         super().__init__(data)
         field = self.fields["institution"]
-        assert isinstance(field, forms.ModelChoiceField)  # noqa: S101 (for the type checker)
+        assert isinstance(field, CodeChoiceField)  # noqa: S101 (for the type checker)
         field.queryset = access.managed_institutions(user).order_by("code")

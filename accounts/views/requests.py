@@ -254,7 +254,8 @@ def _narrow(found: QuerySet[AllocationRequest], form: RequestFilterForm, user: U
 def _initial(request: HttpRequest, kind: RequestKind, user: User) -> dict[str, Any]:
     """What the form starts with. What the address says is checked as if it were typed: what makes no sense is left."""
     initial: dict[str, Any] = {}
-    project = access.requestable_projects(user).filter(code=request.GET.get("project", "")).first()
+    code = request.GET.get("project", "").replace("\x00", "")
+    project = access.requestable_projects(user).filter(code=code).first()
     if project is not None:
         initial["project"] = project.code
     if kind not in HOURS_KINDS:
@@ -269,9 +270,9 @@ def _initial(request: HttpRequest, kind: RequestKind, user: User) -> dict[str, A
     snapshot = estimate_snapshots.read(token)
     if snapshot is not None:
         initial["estimate"] = token
-        code, amount_s = snapshot.get("resource_class"), snapshot.get("amount_s")
+        amount_s = snapshot.get("amount_s")
         if isinstance(amount_s, int) and amount_s > 0:
-            initial[f"hours_{code}"] = write_hours(amount_s)
+            initial[f"hours_{snapshot.get('resource_class')}"] = write_hours(amount_s)
     return initial
 
 
