@@ -322,7 +322,7 @@ class RequestFilterForm(forms.Form):
     state = forms.ChoiceField(
         label=gettext_lazy("State"),
         required=False,
-        choices=[("", gettext_lazy("Any state")), ("open", gettext_lazy("Open")), *RequestState.choices],
+        choices=[("", gettext_lazy("Any state")), ("open", gettext_lazy("Still open")), *RequestState.choices],
     )
     kind = forms.ChoiceField(
         label=gettext_lazy("Kind"),
@@ -340,7 +340,7 @@ class RequestFilterForm(forms.Form):
         # A reviewer comes to decide.
         self.default_scope = "to-decide" if may_review else ""
         super().__init__({"scope": self.default_scope, **data.dict()}, auto_id="filter_%s")
-        choices = [("", _("All that I may see")), ("mine", _("My requests"))]
+        choices = [("", _("All requests that I may see")), ("mine", _("My requests"))]
         if may_review:
             choices.insert(0, ("to-decide", _("To decide")))
         field = self.fields["scope"]
