@@ -258,7 +258,9 @@ class DecisionForm(_ServiceForm):
         required=False,
     )
     reason = forms.CharField(
-        label=gettext_lazy("Reason"), max_length=500, widget=forms.Textarea(attrs={"rows": 3, "maxlength": 500})
+        label=gettext_lazy("Reason for the decision"),
+        max_length=500,
+        widget=forms.Textarea(attrs={"rows": 3, "maxlength": 500}),
     )
 
     def __init__(self, data: Any = None, *, request: AllocationRequest, lines: list[RequestLine]) -> None:
@@ -311,7 +313,9 @@ class ReasonForm(_ServiceForm):
     """Why a request is rejected."""
 
     reason = forms.CharField(
-        label=gettext_lazy("Reason"), max_length=500, widget=forms.Textarea(attrs={"rows": 3, "maxlength": 500})
+        label=gettext_lazy("Reason for the decision"),
+        max_length=500,
+        widget=forms.Textarea(attrs={"rows": 3, "maxlength": 500}),
     )
 
 

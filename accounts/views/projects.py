@@ -53,10 +53,12 @@ def project_page(request: HttpRequest, code: str) -> HttpResponse:
     )
     allocations = access.visible_allocations(request.user).filter(project=project).order_by("-end_at", "pk")
     balances = describe_balances(allocations, now)
+    own_role = next((member for member in members if member.user_id == request.user.pk), None)
     context = {
         "project": project,
         "members": members,
-        "own_role": next((member for member in members if member.user_id == request.user.pk), None),
+        "own_role": own_role,
+        "leads": own_role is not None and own_role.role in (Role.PI, Role.MANAGER),
         "balances": [balance for balance in balances if not balance.is_ended],
         "ended": [balance for balance in balances if balance.is_ended],
     }
