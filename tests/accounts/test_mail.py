@@ -9,6 +9,7 @@ import pytest
 from django.core import mail as outbox
 from django.core.mail.backends.locmem import EmailBackend
 from django.db import connection
+from django.utils import translation
 
 from accounts.models import Notification, User
 from accounts.services import mail, notification_wording
@@ -48,6 +49,14 @@ def test_a_mail_says_what_happened_and_where_to_look(db: None, settings: Any) ->
     assert (row.mailed_at, row.mail_due_at, row.mail_attempts) == (NOW, None, 1)
     assert send(NOW + timedelta(days=9)) == 0
     assert len(outbox.outbox) == 1
+
+
+def test_the_language_is_the_readers_own_or_else_the_centres(db: None) -> None:
+    tell(make_user(language="zh-hans"))
+    tell(make_user())
+    with translation.override("zh-hans"):  # whatever the worker was in
+        assert send() == 2
+    assert [sent.subject.partition("]")[0] for sent in outbox.outbox] == ["[训练门户", "[Training Portal"]
 
 
 def test_a_day_is_that_of_the_readers_time_zone(db: None) -> None:

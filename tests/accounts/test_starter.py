@@ -10,7 +10,7 @@ import pytest
 from allauth.account.models import EmailAddress
 from django.contrib.messages.storage.fallback import FallbackStorage
 from django.db import IntegrityError, connection, transaction
-from django.test import RequestFactory
+from django.test import Client, RequestFactory
 
 from accounts.adapter import AccountAdapter
 from accounts.models import (
@@ -202,3 +202,21 @@ def make_request(user: User) -> Any:
     request.session = {}  # type: ignore[assignment]
     request._messages = FallbackStorage(request)  # type: ignore[attr-defined]
     return request
+
+
+def test_an_administrator_sets_the_policy_in_hours(door: Door) -> None:
+    User.objects.filter(pk=door.staff.pk).update(is_superuser=True)
+    client = Client()
+    client.force_login(door.staff)
+    path = "/admin/accounts/starterpolicy/add/"
+    form = {
+        "is_enabled": "on",
+        "resource_class": make_resource_class("cpu").pk,
+        "validity_days": "90",
+        "institution": "",
+    }
+    assert client.post(path, form | {"hours": "0"}).status_code == 200
+    assert not StarterPolicy.objects.exists()
+    assert client.post(path, form | {"hours": "12.5"}).status_code == 302
+    assert StarterPolicy.objects.get().amount_s == 45_000
+    assert "Another policy is in force" in client.post(path, form | {"hours": "1"}).content.decode()
