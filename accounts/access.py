@@ -3,7 +3,18 @@
 from django.contrib.auth.models import AnonymousUser
 from django.db.models import Q, QuerySet
 
-from accounts.models import Allocation, Appointment, Institution, Membership, Office, Partition, Project, Role, User
+from accounts.models import (
+    Allocation,
+    AllocationRequest,
+    Appointment,
+    Institution,
+    Membership,
+    Office,
+    Partition,
+    Project,
+    Role,
+    User,
+)
 
 _LEADING = (Role.PI, Role.MANAGER)
 
@@ -108,3 +119,68 @@ def managed_institutions(user: User | AnonymousUser) -> QuerySet[Institution]:
 
 def _holds(user: User | AnonymousUser, office: Office) -> bool:
     return user.is_authenticated and user.is_active and Appointment.objects.filter(user=user, office=office).exists()
+
+
+def visible_requests(user: User | AnonymousUser) -> QuerySet[AllocationRequest]:
+    """One's own requests, those of projects that one leads or whose PI one is to be, and of institutions that one
+    manages; all for reviewers, administrators and auditors."""
+    requests: QuerySet[AllocationRequest] = AllocationRequest.objects.all()
+    if not user.is_authenticated or not user.is_active:
+        return requests.none()
+    offices = set(Appointment.objects.filter(user=user).values_list("office", flat=True))
+    if user.is_staff or offices & {Office.REVIEWER, Office.AUDITOR}:
+        return requests
+    theirs = Q(requester=user) | Q(new_pi=user)
+    theirs |= Q(project__in=Membership.objects.filter(user=user, role__in=_LEADING).values("project"))
+    if Office.INSTITUTION_MANAGER in offices:
+        theirs |= Q(institution__in=managed_institutions(user).values("pk"))
+    return requests.filter(theirs)
+
+
+def requestable_projects(user: User | AnonymousUser) -> QuerySet[Project]:
+    """Active projects for which the person may ask: those that they lead, and of institutions that they manage."""
+    if not user.is_authenticated or not user.is_active:
+        return Project.objects.none()
+    projects: QuerySet[Project] = Project.objects.active()
+    led = Membership.objects.filter(user=user, role__in=_LEADING).values("project")
+    return projects.filter(Q(pk__in=led) | Q(institution__in=managed_institutions(user).values("pk")))
+
+
+def is_party_to(user: User | AnonymousUser, request: AllocationRequest) -> bool:
+    """Does the person ask, or gain by it? Then they don't decide."""
+    if user.pk in (request.requester_id, request.new_pi_id):
+        return True
+    return request.project_id is not None and leads_project(user, request.project_id)
+
+
+def may_decide(user: User | AnonymousUser, request: AllocationRequest) -> bool:
+    """Reviewers and administrators, but nobody on what is their own."""
+    return may_review(user) and not is_party_to(user, request)
+
+
+def may_answer(user: User | AnonymousUser, request: AllocationRequest) -> bool:
+    """Who asked, and who leads the project, may answer and withdraw."""
+    if not user.is_authenticated or not user.is_active:
+        return False
+    is_leading = request.project_id is not None and leads_project(user, request.project_id)
+    return user.pk == request.requester_id or is_leading
+
+
+def reviewers() -> QuerySet[User]:
+    """Everybody who may decide on requests."""
+    return (
+        User.objects.filter(is_active=True)
+        .filter(Q(is_staff=True) | Q(appointments__office=Office.REVIEWER))
+        .distinct()
+        .order_by("pk")
+    )
+
+
+def may_verify(user: User | AnonymousUser) -> bool:
+    """May the person say that somebody is a researcher? Administrators, and managers for their institutions."""
+    return managed_institutions(user).exists()
+
+
+def leaders_of(project_id: int) -> list[User]:
+    """The PI and managers of a project."""
+    return list(User.objects.filter(memberships__project=project_id, memberships__role__in=_LEADING).order_by("pk"))

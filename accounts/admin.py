@@ -16,18 +16,22 @@ from django.utils.translation import gettext_lazy as _
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
+from accounts.forms import HoursField, write_hours
 from accounts.models import (
     Allocation,
     AssociationChange,
     Cluster,
     Institution,
+    InstitutionDomain,
     LedgerEntry,
     Membership,
     Partition,
     Policy,
     Project,
     ResourceClass,
+    StarterPolicy,
     User,
+    Verification,
 )
 from accounts.services import ledger
 
@@ -67,7 +71,7 @@ class UserAdmin(DjangoUserAdmin[User], ModelAdmin):
     list_filter = ("is_active", "is_staff")
     fieldsets = (
         (None, {"fields": ("username", "password")}),
-        (_("Person"), {"fields": ("first_name", "last_name", "email", "time_zone")}),
+        (_("Person"), {"fields": ("first_name", "last_name", "email", "time_zone", "language")}),
         (_("Cluster"), {"fields": ("unix_username",)}),
         (_("Rights"), {"fields": ("is_active", "is_staff", "is_superuser")}),
     )
@@ -279,3 +283,49 @@ class LedgerEntryAdmin(ReadOnlyAdmin):
     search_fields = ("reference", "allocation__project__code")
     ordering = ("-id",)
     show_full_result_count = False
+
+
+@admin.register(InstitutionDomain)
+class InstitutionDomainAdmin(ModelAdmin):
+    list_display = ("domain", "institution")
+    list_select_related = ("institution",)
+    search_fields = ("domain", "institution__code")
+
+
+@admin.register(Verification)
+class VerificationAdmin(ReadOnlyAdmin):
+    list_display = ("user", "institution", "at", "verified_by")
+    list_select_related = ("user", "institution", "verified_by")
+    search_fields = ("user__username", "institution__code")
+    ordering = ("-at",)
+
+
+class StarterPolicyForm(forms.ModelForm[StarterPolicy]):
+    """The amount in hours."""
+
+    hours = HoursField(label=_("accelerator-hours"))
+
+    class Meta:
+        model = StarterPolicy
+        fields = ("is_enabled", "resource_class", "validity_days", "institution")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.pk is not None:
+            self.fields["hours"].initial = write_hours(self.instance.amount_s)
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        others = StarterPolicy.objects.filter(is_enabled=True).exclude(pk=self.instance.pk)
+        if cleaned.get("is_enabled") and others.exists():
+            self.add_error("is_enabled", _("Another policy is in force; take that out of force first."))
+        if cleaned.get("hours") is not None:
+            self.instance.amount_s = cleaned["hours"]
+        return cleaned
+
+
+@admin.register(StarterPolicy)
+class StarterPolicyAdmin(ModelAdmin):
+    form = StarterPolicyForm
+    list_display = ("__str__", "is_enabled", "resource_class", "validity_days", "institution")
+    list_select_related = ("resource_class", "institution")

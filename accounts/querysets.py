@@ -77,6 +77,18 @@ class AllocationQuerySet(models.QuerySet[Any]):
         return int(total)
 
 
+class RequestQuerySet(models.QuerySet[Any]):
+    """Requests."""
+
+    def still_open(self) -> Self:
+        """Those that nobody has decided or withdrawn."""
+        return self.filter(state__in=("SUBMITTED", "ASKED_BACK"))
+
+    def with_names(self) -> Self:
+        """With the rows that lists and pages name."""
+        return self.select_related("requester", "project", "institution", "new_pi", "decided_by")
+
+
 def ledger_mismatch() -> Q:
     """Rows (annotated with sums of their entries) whose cache differs from the ledger."""
     return ~Q(granted_s=F("granted_sum")) | ~Q(reserved_s=F("reserved_sum")) | ~Q(used_s=F("used_sum"))

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
+from accounts.services import mail
 from jobs.services import admission, alarms, associations, clusters, dispatch, recalibration, reconcile, waiting
 from jobs.services.schedulers import queue_of
 from jobs.services.turns import take_turn
@@ -93,6 +94,12 @@ def calibrate() -> None:
 @shared_task(name="jobs.raise_alarms")
 def raise_alarms() -> None:
     alarms.raise_alarms(at=timezone.now())
+
+
+@shared_task(name="jobs.send_mail")
+def send_mail() -> None:
+    if mail.send_due_mail(now=timezone.now) == mail.BATCH:
+        send_mail.delay()  # there are more: don't wait for the next tick
 
 
 def nudge_after_commit(*, cancelled: bool = False) -> None:

@@ -13,6 +13,7 @@ app.autodiscover_tasks(["jobs"])
 
 
 _ALARMS_S = 300
+_MAIL_S = 30
 _HOUR_S = 3600
 _DAY_S = 24 * 3600
 
@@ -30,5 +31,6 @@ app.conf.beat_schedule = {
     "inventory": _every("jobs.sync_inventory", 5 * settings.POLL_INTERVAL_S),
     "alarms": _every("jobs.raise_alarms", _ALARMS_S),
     "associations": _every("jobs.sync_associations", _HOUR_S),
+    "mail": _every("jobs.send_mail", _MAIL_S),
     "calibrate": _every("jobs.calibrate", _DAY_S),
 }

@@ -135,6 +135,13 @@ ALLAUTH_TRUSTED_PROXY_COUNT = 1 if BEHIND_PROXY else 0  # else all people share 
 LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "dashboard"
 EMAIL_BACKEND = env_str("EMAIL_BACKEND", "django.core.mail.backends.console.EmailBackend")
+EMAIL_HOST = env_str("EMAIL_HOST", "localhost")
+EMAIL_PORT = env_int("EMAIL_PORT", default=25, low=1, high=65_535)
+EMAIL_HOST_USER = env_str("EMAIL_HOST_USER", "")
+EMAIL_HOST_PASSWORD = env_str("EMAIL_HOST_PASSWORD", "")
+EMAIL_USE_TLS = env_bool("EMAIL_USE_TLS", default=False)
+EMAIL_TIMEOUT = 10  # a batch must be through before its task is ended
+DEFAULT_FROM_EMAIL = env_str("DEFAULT_FROM_EMAIL", "portal@localhost")
 
 SESSION_COOKIE_NAME = "__Host-session" if _IS_HTTPS else "portal_session"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = LANGUAGE_COOKIE_SECURE = _IS_HTTPS
@@ -257,7 +264,12 @@ REST_FRAMEWORK = {
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_PAGINATION_CLASS": "portal.api.pagination.KeysetPagination",
-    "DEFAULT_THROTTLE_RATES": {"sign-in": "20/min", "estimates": "600/min", "submissions": "300/min"},
+    "DEFAULT_THROTTLE_RATES": {
+        "sign-in": "20/min",
+        "estimates": "600/min",
+        "submissions": "300/min",
+        "requests": "60/min",
+    },
     "EXCEPTION_HANDLER": "portal.api.problems.problem_response",
     "PAGE_SIZE": 50,
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
@@ -278,7 +290,12 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "SCHEMA_PATH_PREFIX": "/api/v1",
-    "ENUM_NAME_OVERRIDES": {"JobStateEnum": "jobs.models.JOB_STATE_CHOICES"},
+    "ENUM_NAME_OVERRIDES": {
+        "JobStateEnum": "jobs.models.JOB_STATE_CHOICES",
+        "RequestStateEnum": "accounts.models.RequestState",
+        "RequestKindEnum": "accounts.models.RequestKind",
+        "LedgerEntryKindEnum": "accounts.models.LedgerKind",
+    },
 }
 
 UNFOLD = {

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from accounts.api import views
+from accounts.api import request_views, views
 
 urlpatterns = [
     path("auth/token", views.TokenView.as_view(), name="api-token"),
@@ -12,5 +12,12 @@ urlpatterns = [
     path("allocations", views.AllocationList.as_view(), name="api-allocations"),
     path("allocations/<uuid:uuid>", views.AllocationDetail.as_view(), name="api-allocation"),
     path("allocations/<uuid:uuid>/entries", views.EntryList.as_view(), name="api-allocation-entries"),
+    path("requests", request_views.RequestCollection.as_view(), name="api-requests"),
+    path("requests/<uuid:uuid>", request_views.RequestDetail.as_view(), name="api-request"),
+    path("requests/<uuid:uuid>/approve", request_views.RequestApprove.as_view(), name="api-request-approve"),
+    path("requests/<uuid:uuid>/reject", request_views.RequestReject.as_view(), name="api-request-reject"),
+    path("requests/<uuid:uuid>/ask-back", request_views.RequestAskBack.as_view(), name="api-request-ask-back"),
+    path("requests/<uuid:uuid>/answer", request_views.RequestAnswer.as_view(), name="api-request-answer"),
+    path("requests/<uuid:uuid>/withdraw", request_views.RequestWithdraw.as_view(), name="api-request-withdraw"),
     path("clusters", views.ClusterList.as_view(), name="api-clusters"),
 ]

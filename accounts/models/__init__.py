@@ -7,12 +7,30 @@ from accounts.models.identity import Institution, Membership, Project, ProjectSt
 from accounts.models.inventory import Node, NodeState, Qos, Reservation
 from accounts.models.notifications import Notification
 from accounts.models.policies import Policy
+from accounts.models.requests import (
+    DECIDED_STATES,
+    HOURS_KINDS,
+    MAX_REQUEST_S,
+    OPEN_STATES,
+    AllocationRequest,
+    RequestEvent,
+    RequestKind,
+    RequestLine,
+    RequestState,
+    RequestStep,
+)
 from accounts.models.resources import Cluster, Partition, ResourceClass
 from accounts.models.roles import Appointment, Office
+from accounts.models.starter import InstitutionDomain, StarterGrant, StarterPolicy, Verification
 
 __all__ = [
+    "DECIDED_STATES",
+    "HOURS_KINDS",
+    "MAX_REQUEST_S",
+    "OPEN_STATES",
     "ActSource",
     "Allocation",
+    "AllocationRequest",
     "Appointment",
     "AssociationChange",
     "AssociationReview",
@@ -21,6 +39,7 @@ __all__ = [
     "ChangeOutcome",
     "Cluster",
     "Institution",
+    "InstitutionDomain",
     "LedgerEntry",
     "LedgerKind",
     "Membership",
@@ -33,8 +52,16 @@ __all__ = [
     "Project",
     "ProjectState",
     "Qos",
+    "RequestEvent",
+    "RequestKind",
+    "RequestLine",
+    "RequestState",
+    "RequestStep",
     "Reservation",
     "ResourceClass",
     "Role",
+    "StarterGrant",
+    "StarterPolicy",
     "User",
+    "Verification",
 ]

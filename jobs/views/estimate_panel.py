@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import pgettext_lazy
 
 from accounts.models import Partition, User
-from jobs.estimation import Advice, Estimate, Machine, Workload
+from jobs.estimation import Advice, Estimate, Machine, Workload, presets
 from jobs.forms import JobForm
 from jobs.forms.choices import OFFLOAD_NAMES
 from jobs.presentation import describe_basis
@@ -25,6 +25,7 @@ from jobs.services.advice import (
 from jobs.services.problems import FieldProblem, InvalidRequest, RefusedRequest
 from jobs.services.quoting import QuoteRequest, quote_run
 from jobs.services.submission import SubmissionRequest, preview_job
+from jobs.views.hours_requests import request_url
 
 STEP_PART_LABELS: Final = {
     "matmul": pgettext_lazy("step part", "Matrix products"),
@@ -110,6 +111,21 @@ class Panel:
     def figures(self) -> dict[str, Any] | None:
         """The estimate for `_estimate_figures.html`."""
         return None if self.estimate is None else describe_estimate(self.estimate.to_dict())
+
+    @property
+    def hours_url(self) -> str:
+        """Where the hours of this run are asked for; empty without an estimate."""
+        if self.estimate is None or self.workload is None:
+            return ""
+        known = presets().get(self.workload.preset or "")
+        return request_url(
+            project=self.request.project,
+            partition=self.partition,
+            model=estimates.preset_title(known) if known else _("Own model (config.json)"),
+            workload={"tokens": self.workload.tokens},
+            estimate={"duration_s": self.estimate.duration_s, "engine_version": self.estimate.engine_version},
+            devices=self.estimate.devices,
+        )
 
     @property
     def capacity_bytes(self) -> int:

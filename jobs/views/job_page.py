@@ -24,6 +24,7 @@ from jobs.states import IN_SCHEDULER, JobState
 from jobs.tasks import nudge_after_commit
 from jobs.views.estimate_panel import describe_estimate
 from jobs.views.figures import describe_progress
+from jobs.views.hours_requests import request_url
 
 _FAST_S: Final = 2
 _SLOW_S: Final = 10
@@ -59,13 +60,15 @@ def job_page(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
     user = cast(User, request.user)
     job = _get_job(user, job_id)
     live = _live_context(job, user)
+    model = _describe_model(job)
     context = {
         **live,
+        "hours_url": _hours_url(job, model, live["comparison"]),
         "estimate": describe_estimate(live["comparison"]) if live["comparison"] else None,
         "sees_original": Job.objects.visible_to(user).filter(pk=job.cloned_from_id).exists()
         if job.cloned_from_id
         else False,
-        "model": _describe_model(job),
+        "model": model,
         "accelerator": accelerator_title(job.partition.accelerator),
         "environment": sorted(job.environment.items()),
     }
@@ -164,6 +167,21 @@ def _describe_model(job: Job) -> dict[str, Any] | None:
     model = job.workload["model"]
     preset = presets().get(model.get("preset", ""))
     return {**job.workload, "preset": preset, "title": preset_title(preset) if preset else _("Own model (config.json)")}
+
+
+def _hours_url(job: Job, model: dict[str, Any] | None, estimate: dict[str, Any] | None) -> str:
+    """Where more hours are asked for with this job's estimate; empty without one."""
+    if model is None or estimate is None:
+        return ""
+    return request_url(
+        project=job.project.code,
+        partition=job.partition,
+        model=model["title"],
+        workload=model,
+        estimate=estimate,
+        devices=job.devices,
+        job=job,
+    )
 
 
 def _may_ask_for_end(job: Job, user: User) -> bool:
