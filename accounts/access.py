@@ -108,3 +108,8 @@ def managed_institutions(user: User | AnonymousUser) -> QuerySet[Institution]:
 
 def _holds(user: User | AnonymousUser, office: Office) -> bool:
     return user.is_authenticated and user.is_active and Appointment.objects.filter(user=user, office=office).exists()
+
+
+def may_manage_policies(user: User | AnonymousUser) -> bool:
+    """Administrators set the rules; auditors read them (`sees_all`)."""
+    return is_administrator(user)

@@ -6,7 +6,7 @@ from accounts.models.audit import ActSource, AuditEvent
 from accounts.models.identity import Institution, Membership, Project, ProjectState, Role, User
 from accounts.models.inventory import Node, NodeState, Qos, Reservation
 from accounts.models.notifications import Notification
-from accounts.models.policies import Policy
+from accounts.models.policies import JobKind, Policy
 from accounts.models.resources import Cluster, Partition, ResourceClass
 from accounts.models.roles import Appointment, Office
 
@@ -21,6 +21,7 @@ __all__ = [
     "ChangeOutcome",
     "Cluster",
     "Institution",
+    "JobKind",
     "LedgerEntry",
     "LedgerKind",
     "Membership",
