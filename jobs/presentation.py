@@ -10,6 +10,7 @@ from jobs.launch import CONTINUE_EXIT_CODE, NO_PROGRESS_EXIT_CODE
 from jobs.models import EventKind, Job, JobEvent, JobSegment
 from jobs.services.allowed_wording import describe_allowed
 from jobs.services.calibration import describe_calibration
+from jobs.services.fair_share import Place
 from jobs.services.scheduler_wording import describe_scheduler_reason
 from jobs.services.wording import duration_in_words, hours
 from jobs.states import JobState
@@ -172,6 +173,22 @@ def describe_reason(reason: str, detail: Mapping[str, Any]) -> str:
         return str(_PORTAL_REASONS[reason])
     words = describe_scheduler_reason(reason)
     return words.clause if words else _("other reason, in the scheduler's own word: %(word)s") % {"word": reason}
+
+
+def describe_place(place: Place) -> str:
+    """Where a waiting job stands and why, as sentences."""
+    return _(
+        "Place %(position)s of %(total)s. Share of the project: %(share)s, its recent use: %(use)s; yours of all: "
+        "%(own)s. Waiting for %(age)s; for its use it counts as %(advantage)s older."
+    ) % {
+        "position": place.position,
+        "total": place.total,
+        "share": f"{place.project_share:.1%}",
+        "use": f"{place.project_use:.1%}",
+        "own": f"{place.person_use:.1%}",
+        "age": duration_in_words(int(place.age_s)),
+        "advantage": duration_in_words(int(place.advantage_s)),
+    }
 
 
 def describe_advice(reason: str) -> str:

@@ -14,6 +14,7 @@ from accounts.services.acts import Act
 from accounts.services.notifications import notify
 from accounts.services.policies import Violation
 from jobs.models import EventKind, Job
+from jobs.querysets import JobQuerySet
 from jobs.services.lifecycle import change_hold, record_event, transition
 from jobs.services.wording import hours
 from jobs.states import HoldReason, JobState
@@ -144,3 +145,14 @@ def _figures(job: Job) -> dict[str, Any]:
         "hours": hours(job.reserved_s),
         "user": job.user.username,
     }
+
+
+def decidable(user: User) -> JobQuerySet:
+    """Jobs that wait for approval and on which the person may decide (see `may_decide`)."""
+    waiting: JobQuerySet = Job.objects.awaiting_approval()
+    if access.is_administrator(user):
+        return waiting
+    if access.may_review(user):
+        return waiting.exclude(user=user)
+    led = Membership.objects.filter(user=user, role__in=(Role.PI, Role.MANAGER)).values("project")
+    return waiting.filter(project__in=led, state_detail__lead_may_approve=True).exclude(user=user)
