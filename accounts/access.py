@@ -184,3 +184,8 @@ def may_verify(user: User | AnonymousUser) -> bool:
 def leaders_of(project_id: int) -> list[User]:
     """The PI and managers of a project."""
     return list(User.objects.filter(memberships__project=project_id, memberships__role__in=_LEADING).order_by("pk"))
+
+
+def may_manage_policies(user: User | AnonymousUser) -> bool:
+    """Administrators set the rules; auditors read them (`sees_all`)."""
+    return is_administrator(user)

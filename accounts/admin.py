@@ -149,7 +149,9 @@ class PartitionAdmin(ModelAdmin):
 
 
 @admin.register(Policy)
-class PolicyAdmin(ModelAdmin):
+class PolicyAdmin(ReadOnlyAdmin):
+    """To look at only: policies are set on their own pages, where each change leaves its line in the audit log."""
+
     list_display = (
         "__str__",
         "max_queued_jobs",
@@ -157,20 +159,10 @@ class PolicyAdmin(ModelAdmin):
         "max_accelerators_in_use",
         "max_accelerators_per_job",
         "max_time_limit_minutes",
+        "max_jobs_per_day",
+        "approval_above_s",
     )
-    list_select_related = ("user", "project", "partition")
-
-    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
-        form = super().get_form(request, obj, change=change, **kwargs)
-
-        class OneScope(form):  # type: ignore[misc,valid-type] # made by the admin when it runs
-            def clean(self) -> Any:
-                cleaned = super().clean()
-                if sum(cleaned.get(scope) is not None for scope in ("user", "project", "partition")) > 1:
-                    raise ValidationError(_("Choose one of user, project and partition, or none for the whole centre."))
-                return cleaned
-
-        return OneScope
+    list_select_related = ("user", "project", "partition", "institution")
 
 
 class AllocationForm(forms.ModelForm[Allocation]):

@@ -10,9 +10,9 @@ from django.db.models.functions import Upper
 from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 
-from accounts.models import Cluster, Partition, Project
+from accounts.models import Cluster, JobKind, Partition, Project
 from jobs.querysets import JobQuerySet
-from jobs.states import IN_SCHEDULER, TERMINAL, JobState
+from jobs.states import IN_SCHEDULER, TERMINAL, HoldReason, JobState
 
 _TERMINAL_VALUES = sorted(state.value for state in TERMINAL)
 JOB_STATE_CHOICES = [(state.value, state.value) for state in JobState]
@@ -100,6 +100,10 @@ class Job(models.Model):
     cancel_requested_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, editable=False, on_delete=models.PROTECT, related_name="+"
     )
+    approved_at = models.DateTimeField(null=True, editable=False)
+    approved_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, editable=False, on_delete=models.PROTECT, related_name="+"
+    )
     expected_start_at = models.DateTimeField(null=True, editable=False)
     missing_since_at = models.DateTimeField(null=True, editable=False)
     lease_token = models.UUIDField(null=True, editable=False)
@@ -161,6 +165,15 @@ class Job(models.Model):
     def devices(self) -> int:
         """Accelerators in all."""
         return self.nodes * self.devices_per_node
+
+    @property
+    def kind(self) -> JobKind:
+        """What it is to policy."""
+        return JobKind.SCRIPT if self.workload is None else JobKind.TRAINING
+
+    @property
+    def is_held_for_approval(self) -> bool:
+        return self.state == JobState.HELD and self.state_reason == HoldReason.APPROVAL
 
     @property
     def is_chain(self) -> bool:
@@ -330,6 +343,7 @@ class EventKind(models.TextChoices):
     CANCEL_REQUESTED = "cancel_requested", _("cancel requested")
     DISPATCH_DELAYED = "dispatch_delayed", _("dispatch delayed")
     SEGMENT_ENDED = "segment_ended", _("segment ended")
+    APPROVED = "approved", _("approved")
     TIME_LIMIT_CHANGED = "time_limit_changed", _("time limit changed")
     SETTLED = "settled", _("settled")
 
@@ -378,6 +392,8 @@ class UsageRecord(models.Model):
     class Meta:
         verbose_name = _("usage record")
         verbose_name_plural = _("usage records")
+        # Fair share asks for what was used lately, however long the centre has been running.
+        indexes = [models.Index(fields=["ended_at"], name="jobs_usage_recent")]
         constraints = [
             models.CheckConstraint(condition=Q(charged_s__gte=0, shortfall_s__gte=0), name="jobs_usage_not_negative")
         ]

@@ -10,6 +10,7 @@ from jobs.launch import CONTINUE_EXIT_CODE, NO_PROGRESS_EXIT_CODE
 from jobs.models import EventKind, Job, JobEvent, JobSegment
 from jobs.services.allowed_wording import describe_allowed
 from jobs.services.calibration import describe_calibration
+from jobs.services.fair_share import Place
 from jobs.services.scheduler_wording import describe_scheduler_reason
 from jobs.services.wording import duration_in_words, hours
 from jobs.states import JobState
@@ -61,7 +62,7 @@ STATE_MEANINGS = {
 _PORTAL_REASONS = {
     "cancelled": gettext_lazy("on request"),
     "cluster_down": gettext_lazy("the cluster doesn't answer; the job waits and goes on by itself"),
-    "approval": gettext_lazy("waits for an administrator's approval"),
+    "approval": gettext_lazy("waits for approval: it is larger than policy lets run without"),
     "project_closed": gettext_lazy("This project is closed: no new jobs can be submitted."),
     "written_off": gettext_lazy("an administrator wrote it off; nothing was charged"),
     "owner_may_not_submit": gettext_lazy("its owner may no longer submit in this project"),
@@ -80,11 +81,15 @@ _LIMITS = {
     "max_accelerators_in_use": gettext_lazy("%(allowed)s accelerators in use are allowed"),
     "max_accelerators_per_job": gettext_lazy("%(allowed)s accelerators per job are allowed"),
     "max_time_limit_minutes": gettext_lazy("%(allowed)s minutes of time limit are allowed"),
+    "max_jobs_per_day": gettext_lazy("%(allowed)s jobs in 24 hours are allowed"),
+    "allowed_classes": gettext_lazy("resource classes %(allowed)s are allowed"),
 }
 
 _SCOPES = {
     "user": gettext_lazy("for you"),
     "partition": gettext_lazy("on this partition"),
+    "job_kind": gettext_lazy("for this kind of job"),
+    "institution": gettext_lazy("in this institution's projects"),
     "centre": gettext_lazy("at this centre"),
     "project": gettext_lazy("for this project"),
 }
@@ -162,10 +167,28 @@ def describe_reason(reason: str, detail: Mapping[str, Any]) -> str:
         }
     if reason == "scheduler":
         return _("the cluster refused it: %(words)s") % {"words": detail.get("words", "")}
+    if reason == "approval_refused":
+        return _("approval was refused: %(words)s") % {"words": detail.get("words", "")}
     if reason in _PORTAL_REASONS:
         return str(_PORTAL_REASONS[reason])
     words = describe_scheduler_reason(reason)
     return words.clause if words else _("other reason, in the scheduler's own word: %(word)s") % {"word": reason}
+
+
+def describe_place(place: Place) -> str:
+    """Where a waiting job stands and why, as sentences."""
+    return _(
+        "Place %(position)s of %(total)s. Share of the project: %(share)s, its recent use: %(use)s; yours of all: "
+        "%(own)s. Waiting for %(age)s; for its use it counts as %(advantage)s older."
+    ) % {
+        "position": place.position,
+        "total": place.total,
+        "share": f"{place.project_share:.1%}",
+        "use": f"{place.project_use:.1%}",
+        "own": f"{place.person_use:.1%}",
+        "age": duration_in_words(int(place.age_s)),
+        "advantage": duration_in_words(int(place.advantage_s)),
+    }
 
 
 def describe_advice(reason: str) -> str:
@@ -182,6 +205,8 @@ def describe_event(event: JobEvent) -> str:
         return _("%(state)s: %(why)s") % {"state": label, "why": why} if why else label
     if event.kind == EventKind.CANCEL_REQUESTED:
         return _("Cancellation requested")
+    if event.kind == EventKind.APPROVED:
+        return _("Approved")
     if event.kind == EventKind.DISPATCH_DELAYED:
         return _("The cluster doesn't answer; the job is handed over when it does")
     if event.kind == EventKind.TIME_LIMIT_CHANGED:

@@ -9,8 +9,8 @@ from django.db.models import Count, F, Q, Sum, Window
 from django.db.models.functions import RowNumber
 
 from accounts.access import visible_jobs_filter
-from accounts.models import User
-from jobs.states import IN_SCHEDULER, OCCUPYING, TERMINAL, WAITING, JobState
+from accounts.models import JobKind, User
+from jobs.states import IN_SCHEDULER, OCCUPYING, TERMINAL, WAITING, HoldReason, JobState
 
 
 class JobQuerySet(models.QuerySet[Any]):
@@ -37,8 +37,21 @@ class JobQuerySet(models.QuerySet[Any]):
         return self.filter(state=JobState.SUBMITTED).order_by("submitted_at", "pk")
 
     def held(self) -> Self:
-        """Held, oldest first."""
-        return self.filter(state=JobState.HELD).order_by("submitted_at", "pk")
+        """Held and going on by themselves, oldest first: those that wait for somebody's approval don't."""
+        held = self.filter(state=JobState.HELD).exclude(state_reason=HoldReason.APPROVAL)
+        return held.order_by("submitted_at", "pk")
+
+    def awaiting_approval(self) -> Self:
+        """Held until somebody approves, oldest first."""
+        return self.filter(state=JobState.HELD, state_reason=HoldReason.APPROVAL).order_by("submitted_at", "pk")
+
+    def submitted_since(self, since: datetime) -> Self:
+        """Submitted after that moment; refused ones are not counted."""
+        return self.filter(submitted_at__gt=since).exclude(state=JobState.REJECTED)
+
+    def of_kind(self, kind: str) -> Self:
+        """Of one kind of policy (`Job.kind`)."""
+        return self.filter(workload__isnull=kind == JobKind.SCRIPT)
 
     def oldest_of_each_share(self, count: int) -> Self:
         """The `count` oldest of each person in each project on each partition: what limits are counted for."""

@@ -249,6 +249,9 @@ def _schedulers() -> dict[str, dict[str, Any]]:
 
 SCHEDULERS = _schedulers()
 DISPATCH_LEASE_S = env_int("DISPATCH_LEASE_S", default=120, low=10, high=3600)
+# Fair share: how fast past use is forgotten, and by how much it can let a later job go first.
+FAIR_SHARE_HALF_LIFE_DAYS = env_int("FAIR_SHARE_HALF_LIFE_DAYS", default=14, low=1, high=3650)
+FAIR_SHARE_HORIZON_DAYS = env_int("FAIR_SHARE_HORIZON_DAYS", default=7, low=0, high=365)
 LOST_AFTER_S = env_int("LOST_AFTER_S", default=300, low=10, high=86_400)
 
 # --- REST API --------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from accounts.models.audit import ActSource, AuditEvent
 from accounts.models.identity import Institution, Membership, Project, ProjectState, Role, User
 from accounts.models.inventory import Node, NodeState, Qos, Reservation
 from accounts.models.notifications import Notification
-from accounts.models.policies import Policy
+from accounts.models.policies import JobKind, Policy
 from accounts.models.requests import (
     DECIDED_STATES,
     HOURS_KINDS,
@@ -40,6 +40,7 @@ __all__ = [
     "Cluster",
     "Institution",
     "InstitutionDomain",
+    "JobKind",
     "LedgerEntry",
     "LedgerKind",
     "Membership",

@@ -1,8 +1,10 @@
 """What the endpoints of jobs read and write."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema_field
 from rest_framework import serializers
@@ -19,8 +21,16 @@ from accounts.api.fields import (
 from accounts.api.validation import StrictSerializer, VariantField
 from jobs.api.estimate_serializers import EstimateSerializer, PlanSerializer, plan_field, workload_field
 from jobs.models import JOB_STATE_CHOICES, EntryKind, EventKind, Job, JobEvent, JobSegment, Launcher
-from jobs.presentation import STATE_LABELS, describe_advice, describe_event, describe_reason, describe_state
+from jobs.presentation import (
+    STATE_LABELS,
+    describe_advice,
+    describe_event,
+    describe_place,
+    describe_reason,
+    describe_state,
+)
 from jobs.services.advice import describe_launch_warning
+from jobs.services.fair_share import place_of
 from jobs.services.log_text import SMALLEST_LIMIT
 from jobs.services.output import MAX_CHUNK_BYTES
 from jobs.spec import MAX_DEVICES_PER_NODE, MAX_NODES, MAX_TIME_LIMIT_MINUTES
@@ -242,10 +252,26 @@ class JobLinksSerializer(serializers.Serializer[Any]):
     resubmit = serializers.URLField()
 
 
+class QueuePlaceSerializer(serializers.Serializer[Any]):
+    """Where a job stands among those that wait for the same resource class, and why. Shares and uses are fractions."""
+
+    position = serializers.IntegerField()
+    total = serializers.IntegerField()
+    factor = serializers.FloatField(help_text="Fair factor, 0 to 1.")
+    project_share = serializers.FloatField()
+    project_use = serializers.FloatField()
+    person_share = serializers.FloatField()
+    person_use = serializers.FloatField()
+    age_s = serializers.FloatField()
+    advantage_s = serializers.FloatField(help_text="It goes before jobs that are older by up to this, at factor 0.")
+    text = serializers.CharField(help_text="The same in words.")
+
+
 class JobSerializer(JobSummarySerializer):
     """All that is known of a job."""
 
     state_meaning = serializers.SerializerMethodField(help_text="What the state means, as a sentence.")
+    queue_place = serializers.SerializerMethodField(help_text="Its place among waiting jobs; null unless it waits.")
     reason_detail = serializers.DictField(source="state_detail", help_text="Figures of the reason.")
     settled_at = UtcDateTimeField(allow_null=True)
     cloned_from = serializers.UUIDField(source="cloned_from_id", allow_null=True)
@@ -263,6 +289,7 @@ class JobSerializer(JobSummarySerializer):
         fields = [
             *JobSummarySerializer.Meta.fields,
             "state_meaning",
+            "queue_place",
             "reason_detail",
             "settled_at",
             "exit_code",
@@ -283,6 +310,11 @@ class JobSerializer(JobSummarySerializer):
 
     def get_state_meaning(self, job: Job) -> str:
         return describe_state(job)
+
+    @extend_schema_field(QueuePlaceSerializer(allow_null=True))
+    def get_queue_place(self, job: Job) -> dict[str, Any] | None:
+        place = place_of(job, at=timezone.now())
+        return {**asdict(place), "text": describe_place(place)} if place else None
 
     @extend_schema_field(_EntrySchema)
     def get_entry(self, job: Job) -> dict[str, Any]:

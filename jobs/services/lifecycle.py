@@ -89,6 +89,31 @@ def transition(
         setattr(job, name, value)
 
 
+@transaction.atomic
+def change_hold(job: Job, reason: str, *, at: datetime, detail: dict[str, Any] | None = None, **fields: Any) -> None:
+    """A held job waits for something else from now on; it stays HELD. A compare-and-set on what it waited for.
+
+    Raises:
+        StaleJob: the row has changed since `job` was read.
+    """
+    fields |= {"state_reason": reason, "state_detail": detail or {}}
+    held = Job.objects.filter(pk=job.pk, state=JobState.HELD, state_reason=job.state_reason)
+    if job.state != JobState.HELD or not held.update(**fields):
+        raise StaleJob(f"{job.pk} is no longer held for {job.state_reason}")
+    if reason:
+        JobEvent.objects.create(
+            job=job,
+            at=at,
+            kind=EventKind.TRANSITION,
+            from_state=JobState.HELD,
+            to_state=JobState.HELD,
+            reason=reason,
+            detail=detail or {},
+        )
+    for name, value in fields.items():
+        setattr(job, name, value)
+
+
 def record_event(
     job: Job,
     kind: EventKind,

@@ -98,7 +98,7 @@ def submit_job(*, user: User, request: SubmissionRequest, at: datetime, key: str
             twin = _earlier_job(user, request, key) if key is not None else None
             if twin is not None:
                 return twin, False
-            _refuse_if_over_limits(job)
+            _refuse_if_over_limits(job, at)
             job.save(force_insert=True)
             JobEvent.objects.create(job=job, at=at, kind=EventKind.TRANSITION, to_state=JobState.SUBMITTED, actor=user)
     except IntegrityError:
@@ -192,7 +192,7 @@ def preview_job(*, user: User, request: SubmissionRequest, at: datetime) -> Prep
         RefusedRequest: policy or quota says no.
     """
     prepared = prepare_job(user=user, request=request, at=at, with_estimate=True)
-    _refuse_if_over_limits(prepared.job)
+    _refuse_if_over_limits(prepared.job, at)
     return prepared
 
 
@@ -417,7 +417,7 @@ def _available_or_refuse(job: Job, at: datetime) -> int:
     return available_s
 
 
-def _refuse_if_over_limits(job: Job) -> None:
-    hard = [violation for violation in broken_limits(job) if violation.is_hard]
+def _refuse_if_over_limits(job: Job, at: datetime) -> None:
+    hard = [violation for violation in broken_limits(job, at=at) if violation.is_hard]
     if hard:
         raise RefusedRequest([limit_problem(violation) for violation in hard])

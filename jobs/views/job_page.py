@@ -17,9 +17,11 @@ from accounts import access
 from accounts.models import User
 from jobs.estimation import presets
 from jobs.models import Job, JobEvent, JobSegment
-from jobs.presentation import describe_event, describe_segment_end, describe_state
+from jobs.presentation import describe_event, describe_place, describe_segment_end, describe_state
+from jobs.services.approval import may_decide
 from jobs.services.cancellation import CancelForbidden, cancel_job
 from jobs.services.estimates import accelerator_title, preset_title
+from jobs.services.fair_share import place_of
 from jobs.states import IN_SCHEDULER, JobState
 from jobs.tasks import nudge_after_commit
 from jobs.views.estimate_panel import describe_estimate
@@ -134,9 +136,17 @@ def _live_context(job: Job, user: User) -> dict[str, Any]:
         # On a partition of CPU cores, host memory is the memory that was estimated.
         "is_host_memory": job.partition.accelerator == "host-cpu",
         "is_in_scheduler": job.state in IN_SCHEDULER,
+        "place": _describe_place(job),
+        "may_decide": job.is_held_for_approval and may_decide(user, job),
         "may_cancel": _may_ask_for_end(job, user),
         "interval_s": _interval_s(job),
     }
+
+
+def _describe_place(job: Job) -> str:
+    """Where a job that waits in the portal stands; "" for others."""
+    place = place_of(job, at=timezone.now())
+    return describe_place(place) if place else ""
 
 
 def _is_requeue(event: JobEvent) -> bool:
