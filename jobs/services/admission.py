@@ -13,7 +13,7 @@ from accounts.services import ledger
 from jobs.estimation import ENGINE_VERSION
 from jobs.estimation import Estimate as EngineEstimate
 from jobs.models import Estimate, Job
-from jobs.services import estimates, launching
+from jobs.services import estimates, launching, lending
 from jobs.services.calibration import version_of
 from jobs.services.lifecycle import StaleJob, transition
 from jobs.services.limits import broken_limits, limit_problem
@@ -129,8 +129,18 @@ def _decide(job: Job, estimate: EngineEstimate | None, at: datetime) -> JobState
     try:
         transition(job, JobState.QUEUED, at=at, queued_at=at, plan=job.plan, rendered_script=job.rendered_script)
     except ledger.InsufficientAllocation as error:
+        if lending.may_overrun(job, at=at):
+            return _queue_beyond_allocation(job, at)
         figures = {"needed_s": error.requested_s, "available_s": error.available_s}
         return _reject(job, _Refusal("insufficient_allocation", figures), at)
+    return JobState.QUEUED
+
+
+def _queue_beyond_allocation(job: Job, at: datetime) -> JobState:
+    """What is used beyond the allocation is recorded, but not held or charged: there is nothing to take it from."""
+    job.reserved_s = 0
+    fields: dict[str, Any] = {"queued_at": at, "plan": job.plan, "rendered_script": job.rendered_script}
+    transition(job, JobState.QUEUED, at=at, is_overrun=True, reserved_s=0, **fields)
     return JobState.QUEUED
 
 

@@ -23,7 +23,7 @@ from django.db.models import F
 from accounts.models import Cluster
 from jobs.backends.base import SchedulerBackend, SchedulerUnavailable, SubmissionRejected
 from jobs.models import EventKind, Job, JobSegment
-from jobs.services import launching
+from jobs.services import launching, lending
 from jobs.services.chain import next_limit_minutes
 from jobs.services.clusters import backend_of, record_failure
 from jobs.services.lifecycle import StaleJob, record_event, transition
@@ -87,8 +87,9 @@ def dispatch_cluster(cluster_code: str, *, now: Callable[[], datetime], lease_s:
 @transaction.atomic
 def claim_due_jobs(*, at: datetime, lease_s: int, limit: int, cluster_code: str) -> list[Claim]:
     """Lease jobs that are due: QUEUED ones, and DISPATCHING ones whose lease ran out."""
-    jobs = Job.objects.due_for_dispatch(at).filter(partition__cluster__code=cluster_code).with_names()
-    due = list(jobs.select_for_update(skip_locked=True, of=("self",))[:limit])
+    gate = lending.open_gate(cluster_code, at=at)
+    jobs = gate.let_through(Job.objects.due_for_dispatch(at).filter(partition__cluster__code=cluster_code))
+    due = list(jobs.with_names().select_for_update(skip_locked=True, of=("self",))[:limit])
     current = JobSegment.objects.filter(job__in=due, number=F("job__segment_number"))
     tried = {segment.job_id: segment for segment in current}
     new = JobSegment.objects.bulk_create(
