@@ -152,6 +152,11 @@ def make_room(segment: JobSegment, backend: SchedulerBackend, *, at: datetime) -
         backend.cancel(segment.native_id, key=segment.key)
 
 
+def count_preemptions(segments: Iterable[JobSegment]) -> int:
+    """How often the accelerators of a job with these segments were taken back."""
+    return sum(one.preempt_requested_at is not None and one.end_state == JobState.PREEMPTED for one in segments)
+
+
 def shares_by_holder(cohort: Cohort) -> dict[str, Share]:
     """What everybody has of a cohort's partition, by the name of the share; the rest comes last."""
     return _shares_of(cohort)

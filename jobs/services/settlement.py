@@ -77,6 +77,7 @@ def settle_job(job: Job, *, at: datetime) -> bool:
             "charged_s": settlement.charged_s,
             "released_s": job.reserved_s - min(settlement.charged_s, job.reserved_s),
             "shortfall_s": settlement.shortfall_s,
+            **({"is_overrun": True} if job.is_overrun else {}),
         },
     )
     return True

@@ -190,8 +190,9 @@ def test_projects_without_a_share_have_the_rest_of_the_partition_together(centre
     guest = make_project("guest", members=(centre.user,))
     make_allocation(guest, centre.partition.resource_class)
     job = make_job(centre.user, guest, centre.partition)
-    another = make_job(centre.user, guest, centre.partition)
     centre.tick()
+    another = make_job(centre.user, guest, centre.partition)
+    centre.tick(1)
     centre.tick(1)
     assert state_of(job)[0] == JobState.RUNNING
     assert state_of(another) == (JobState.QUEUED, "share_in_use")
