@@ -9,7 +9,9 @@ from django.utils.translation import gettext as _
 from jobs.launch import CONTINUE_EXIT_CODE, NO_PROGRESS_EXIT_CODE
 from jobs.models import EventKind, Job, JobEvent, JobSegment
 from jobs.services.allowed_wording import describe_allowed
+from jobs.services.borrowing import WaitReason
 from jobs.services.calibration import describe_calibration
+from jobs.services.chain import PREEMPTED
 from jobs.services.scheduler_wording import describe_scheduler_reason
 from jobs.services.wording import duration_in_words, hours
 from jobs.states import JobState
@@ -81,6 +83,8 @@ _PORTAL_REASONS = {
     "lost": gettext_lazy("neither the cluster's queue nor its accounting knows the job"),
 }
 
+_WAITS_FOR_SHARES = frozenset({PREEMPTED, *WaitReason})
+
 _LIMITS = {
     "max_queued_jobs": gettext_lazy("%(allowed)s queued jobs are allowed"),
     "max_running_jobs": gettext_lazy("%(allowed)s running jobs are allowed"),
@@ -143,6 +147,8 @@ def describe_basis(result: Mapping[str, Any]) -> str:
 
 def describe_state(job: Job) -> str:
     """What the job's state means."""
+    if job.state == JobState.QUEUED and job.state_reason in _WAITS_FOR_SHARES:
+        return _("The job waits in the portal and goes on by itself.")
     return str(STATE_MEANINGS.get(JobState(job.state), ""))
 
 

@@ -231,7 +231,9 @@ def _share_name(shares: Collection[str], project_id: int, institution_id: int) -
 
 def _ask_back(jobs: Iterable[UUID], at: datetime) -> None:
     """Write down which jobs are to make room. The cluster is told when it is asked how they stand."""
-    chosen = list(jobs)
+    # The jobs' rows before their segments', as whoever writes how a segment ended does.
+    asked = Job.objects.select_for_update(no_key=True).filter(pk__in=list(jobs), state__in=_HOLDING).order_by("pk")
+    chosen = list(asked.values_list("pk", flat=True))
     if not chosen:
         return
     segments: QuerySet[Any] = JobSegment.objects.filter(job__in=chosen, number=F("job__segment_number"))
