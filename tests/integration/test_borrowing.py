@@ -93,7 +93,7 @@ def wait_until(condition: Callable[[], Any], what: str, *, seconds: float = 60) 
     return value
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_borrower_makes_room_for_the_owner_and_goes_on_from_its_checkpoint(
     portal: RunningPortal, tmp_path: Path
 ) -> None:
