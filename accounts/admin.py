@@ -10,17 +10,23 @@ from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
 from django.core.exceptions import ValidationError
+from django.forms import BaseInlineFormSet
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
+from accounts.acting import act_of
 from accounts.forms import HoursField, write_hours
 from accounts.models import (
+    ActSource,
     Allocation,
     AssociationChange,
     Cluster,
+    Cohort,
+    CohortShare,
     Institution,
     InstitutionDomain,
     LedgerEntry,
@@ -33,7 +39,7 @@ from accounts.models import (
     User,
     Verification,
 )
-from accounts.services import ledger
+from accounts.services import cohorts, ledger
 
 HOUR_S = 3600
 
@@ -321,3 +327,66 @@ class StarterPolicyAdmin(ModelAdmin):
     form = StarterPolicyForm
     list_display = ("__str__", "is_enabled", "resource_class", "validity_days", "institution")
     list_select_related = ("resource_class", "institution")
+
+
+class ShareFormSet(BaseInlineFormSet):  # type: ignore[type-arg] # made by the admin when it runs
+    """All shares of one partition: each of one holder, and together no more than there is."""
+
+    def clean(self) -> None:
+        super().clean()
+        rows = [
+            form.cleaned_data
+            for form in self.forms
+            if getattr(form, "cleaned_data", None) and not form.cleaned_data.get("DELETE")
+        ]
+        for row in rows:
+            _check_row(row)
+        if self.instance.partition_id is None:
+            return  # the partition itself is what is wrong
+        try:
+            cohorts.check_shares(self.instance, (row.get("nominal") or 0 for row in rows))
+        except cohorts.SharesDontFit as error:
+            raise ValidationError(str(error)) from error
+
+
+def _check_row(row: dict[str, Any]) -> None:
+    if (row.get("project") is None) == (row.get("institution") is None):
+        raise ValidationError(gettext("A share is of one project or of one institution."))
+    lending, nominal = row.get("lending_limit"), row.get("nominal") or 0
+    if lending is not None and lending > nominal:
+        raise ValidationError(
+            gettext("A lending limit of %(lending)s is more than the nominal share of %(nominal)s.")
+            % {"lending": lending, "nominal": nominal}
+        )
+
+
+class CohortShareInline(TabularInline):
+    model = CohortShare
+    formset = ShareFormSet
+    extra = 0
+    autocomplete_fields = ("project", "institution")
+
+
+@admin.register(Cohort)
+class CohortAdmin(ModelAdmin):
+    list_display = ("partition", "is_enabled", "preemptible_weight", "grace_s", "may_overrun")
+    list_select_related = ("partition__cluster",)
+    inlines = (CohortShareInline,)
+
+    def save_model(self, request: HttpRequest, obj: Cohort, form: Any, change: bool) -> None:
+        form.before = cohorts.describe(Cohort.objects.get(pk=obj.pk)) if change else {}
+        super().save_model(request, obj, form, change)
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        act = act_of(request, ActSource.ADMIN)
+        cohorts.record_change(act, form.instance, before=form.before, verb="change" if change else "create")
+
+    def delete_model(self, request: HttpRequest, obj: Cohort) -> None:
+        before = cohorts.describe(obj)
+        cohorts.record_change(act_of(request, ActSource.ADMIN), obj, before=before, verb="delete")
+        super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: Any) -> None:
+        for cohort in queryset:
+            self.delete_model(request, cohort)

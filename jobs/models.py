@@ -1,6 +1,7 @@
 """What runs: jobs, their estimates, segments, events and usage."""
 
 import uuid
+from decimal import Decimal
 
 from django.conf import settings
 from django.contrib.postgres.indexes import GinIndex, OpClass
@@ -89,6 +90,23 @@ class Job(models.Model):
         help_text=_("The resource class's weight at submission: a later price doesn't change this job's."),
     )
     charged_s = models.BigIntegerField(_("charged (accelerator-seconds)"), null=True, editable=False)
+    is_preemptible = models.BooleanField(
+        _("preemptible"),
+        default=False,
+        help_text=_("Runs at a discount on accelerators that their owners may take back at any time."),
+    )
+    preemptible_weight = models.DecimalField(
+        max_digits=4,
+        decimal_places=3,
+        default=Decimal(1),
+        editable=False,
+        help_text=_("The discount at submission, which is part of the billing weight already; 1: none."),
+    )
+    is_overrun = models.BooleanField(
+        default=False,
+        editable=False,
+        help_text=_("Holds and pays nothing: it was admitted when the project's allocation was used up."),
+    )
 
     # Where it stands.
     state = models.CharField(_("state"), max_length=16, choices=JOB_STATE_CHOICES, default=JobState.SUBMITTED.value)
@@ -151,6 +169,13 @@ class Job(models.Model):
                 condition=Q(state=JobState.DISPATCHING.value, lease_token__isnull=False)
                 | (~Q(state=JobState.DISPATCHING.value) & Q(lease_token__isnull=True)),
                 name="jobs_job_lease_only_while_dispatching",
+            ),
+            models.CheckConstraint(
+                condition=Q(preemptible_weight__gt=0, preemptible_weight__lte=1), name="jobs_job_discount_is_one"
+            ),
+            models.CheckConstraint(
+                condition=Q(is_overrun=False) | Q(is_preemptible=True, reserved_s=0),
+                name="jobs_job_overrun_holds_nothing",
             ),
             models.UniqueConstraint(fields=["user", "submission_key"], name="jobs_job_submission_once"),
         ]
@@ -317,6 +342,12 @@ class JobSegment(models.Model):
         null=True, help_text=_("The highest step that the job's metrics had reached when it ended.")
     )
     nodes = models.JSONField(default=list)
+    preempt_requested_at = models.DateTimeField(
+        null=True, help_text=_("When the portal decided to give its accelerators back to their owner.")
+    )
+    preempt_signalled_at = models.DateTimeField(
+        null=True, help_text=_("When it was told to write a checkpoint; its time of grace runs from here.")
+    )
     accounted_at = models.DateTimeField(
         null=True, help_text=_("When its usage was recorded. Until then it is asked about.")
     )
@@ -345,6 +376,7 @@ class EventKind(models.TextChoices):
     SEGMENT_ENDED = "segment_ended", _("segment ended")
     APPROVED = "approved", _("approved")
     TIME_LIMIT_CHANGED = "time_limit_changed", _("time limit changed")
+    PREEMPT_REQUESTED = "preempt_requested", _("preemption requested")
     SETTLED = "settled", _("settled")
 
 

@@ -9,7 +9,9 @@ from django.utils.translation import gettext as _
 from jobs.launch import CONTINUE_EXIT_CODE, NO_PROGRESS_EXIT_CODE
 from jobs.models import EventKind, Job, JobEvent, JobSegment
 from jobs.services.allowed_wording import describe_allowed
+from jobs.services.borrowing import WaitReason
 from jobs.services.calibration import describe_calibration
+from jobs.services.chain import PREEMPTED
 from jobs.services.fair_share import Place
 from jobs.services.scheduler_wording import describe_scheduler_reason
 from jobs.services.wording import duration_in_words, hours
@@ -72,8 +74,17 @@ _PORTAL_REASONS = {
     "started_twice": gettext_lazy(
         "the cluster lost sight of it when it had begun, and started it again; that second run did nothing"
     ),
+    "preempted": gettext_lazy(
+        "the owners of its accelerators needed them; it goes on by itself when some are idle again"
+    ),
+    "share_in_use": gettext_lazy("the project's share of the partition is in use; it waits for its own jobs to end"),
+    "reclaiming": gettext_lazy("its share is lent out; the borrowers have been told to make room"),
+    "nothing_idle": gettext_lazy("the owners use their shares themselves now; it starts when something is idle"),
+    "borrowing_limit": gettext_lazy("its project borrows as much as it may; it starts when that has become less"),
     "lost": gettext_lazy("neither the cluster's queue nor its accounting knows the job"),
 }
+
+_WAITS_FOR_SHARES = frozenset({PREEMPTED, *WaitReason})
 
 _LIMITS = {
     "max_queued_jobs": gettext_lazy("%(allowed)s queued jobs are allowed"),
@@ -141,6 +152,8 @@ def describe_basis(result: Mapping[str, Any]) -> str:
 
 def describe_state(job: Job) -> str:
     """What the job's state means."""
+    if job.state == JobState.QUEUED and job.state_reason in _WAITS_FOR_SHARES:
+        return _("The job waits in the portal and goes on by itself.")
     return str(STATE_MEANINGS.get(JobState(job.state), ""))
 
 
@@ -214,12 +227,18 @@ def describe_event(event: JobEvent) -> str:
             "old": duration_in_words(60 * event.detail.get("from_minutes", 0)),
             "new": duration_in_words(60 * event.detail.get("to_minutes", 0)),
         }
+    if event.kind == EventKind.PREEMPT_REQUESTED:
+        return _("The owners of its accelerators need them: it is told to write a checkpoint and make room")
     if event.kind == EventKind.SEGMENT_ENDED:
         return _describe_segment_end(event)
     text = _("Charged %(charged)s accelerator-hours; %(released)s given back") % {
         "charged": hours(event.detail.get("charged_s", 0)),
         "released": hours(event.detail.get("released_s", 0)),
     }
+    if event.detail.get("is_overrun"):
+        return _("Not charged: %(hours)s accelerator-hours used beyond the allocation, on idle accelerators") % {
+            "hours": hours(event.detail.get("shortfall_s", 0))
+        }
     if event.detail.get("shortfall_s"):
         text += gettext(" (%(shortfall)s could not be charged)") % {"shortfall": hours(event.detail["shortfall_s"])}
     return text
@@ -232,6 +251,8 @@ def describe_segment_end(segment: JobSegment) -> str:
 
 def _name_end(state: str, exit_code: int | None) -> str:
     """A segment that stopped to be continued is no failure, though its scheduler calls it one."""
+    if state == JobState.PREEMPTED and exit_code == CONTINUE_EXIT_CODE:
+        return _("made room, at a checkpoint")
     if state == JobState.FAILED and exit_code == CONTINUE_EXIT_CODE:
         return _("stopped at a checkpoint")
     if state == JobState.FAILED and exit_code == NO_PROGRESS_EXIT_CODE:

@@ -3,6 +3,7 @@
 from accounts.models.allocations import Allocation, LedgerEntry, LedgerKind
 from accounts.models.associations import AssociationChange, AssociationReview, ChangeOrigin, ChangeOutcome
 from accounts.models.audit import ActSource, AuditEvent
+from accounts.models.cohorts import Cohort, CohortShare
 from accounts.models.identity import Institution, Membership, Project, ProjectState, Role, User
 from accounts.models.inventory import Node, NodeState, Qos, Reservation
 from accounts.models.notifications import Notification
@@ -38,6 +39,8 @@ __all__ = [
     "ChangeOrigin",
     "ChangeOutcome",
     "Cluster",
+    "Cohort",
+    "CohortShare",
     "Institution",
     "InstitutionDomain",
     "JobKind",

@@ -31,6 +31,7 @@ from jobs.presentation import (
 )
 from jobs.services.advice import describe_launch_warning
 from jobs.services.fair_share import place_of
+from jobs.services.lending import count_preemptions
 from jobs.services.log_text import SMALLEST_LIMIT
 from jobs.services.output import MAX_CHUNK_BYTES
 from jobs.spec import MAX_DEVICES_PER_NODE, MAX_NODES, MAX_TIME_LIMIT_MINUTES
@@ -128,6 +129,12 @@ class JobRequestSerializer(StrictSerializer):
     override_estimate = StrictBooleanField(
         required=False, default=False, help_text="Run even if the estimate says that it doesn't fit."
     )
+    is_preemptible = StrictBooleanField(
+        required=False,
+        default=False,
+        help_text="Run at a discount on accelerators that others leave idle; their owners may take them back at any "
+        "time. The job is then signalled (SIGUSR1) and goes on from its checkpoint later. Where a partition lends.",
+    )
 
 
 class JobSummarySerializer(serializers.ModelSerializer[Job]):
@@ -174,6 +181,7 @@ class JobSummarySerializer(serializers.ModelSerializer[Job]):
             "devices_per_node",
             "devices",
             "time_limit_minutes",
+            "is_preemptible",
             "reserved_s",
             "reserved_hours",
             "charged_s",
@@ -186,6 +194,7 @@ class JobSummarySerializer(serializers.ModelSerializer[Job]):
             "cancel_requested_at",
         ]
         extra_kwargs = {
+            "is_preemptible": {"help_text": "May its accelerators be taken back by their owners?"},
             "reserved_s": {"help_text": "Accelerator-seconds held, or to be held, for it."},
             "charged_s": {"help_text": "Accelerator-seconds charged; null until it is settled."},
         }
@@ -213,6 +222,10 @@ class SegmentSerializer(serializers.ModelSerializer[JobSegment]):
     started_at = UtcDateTimeField(allow_null=True)
     ended_at = UtcDateTimeField(allow_null=True)
     end_state = serializers.CharField(help_text="How it ended; empty until then.")
+    preempt_requested_at = UtcDateTimeField(
+        allow_null=True, help_text="When the owners of its accelerators asked for them back."
+    )
+    preempt_signalled_at = UtcDateTimeField(allow_null=True, help_text="When it was told to write a checkpoint.")
     last_step = serializers.IntegerField(
         allow_null=True, help_text="Of a chain: the highest step in the job's metrics when it ended."
     )
@@ -222,6 +235,7 @@ class SegmentSerializer(serializers.ModelSerializer[JobSegment]):
         fields = [
             *("number", "key", "native_id", "cluster", "nodes", "time_limit_minutes", "resubmissions"),
             *("accepted_at", "started_at", "ended_at", "end_state", "exit_code", "exit_signal", "last_step"),
+            *("preempt_requested_at", "preempt_signalled_at"),
         ]
 
 
@@ -282,6 +296,10 @@ class JobSerializer(JobSummarySerializer):
     plan = PlanSerializer(allow_null=True)
     estimate = serializers.SerializerMethodField()
     usage = serializers.SerializerMethodField()
+    billing_weight = serializers.FloatField(help_text="What an accelerator-second costs, with the discount.")
+    preemptible_weight = serializers.FloatField(help_text="The discount of a preemptible job: 0.5 is half; 1: none.")
+    is_overrun = serializers.BooleanField(help_text="Runs beyond the project's allocation, and is not charged?")
+    preemptions = serializers.SerializerMethodField(help_text="How often its accelerators were taken back.")
     segments = SegmentSerializer(many=True, source="segments.all")
     links = serializers.SerializerMethodField()
 
@@ -296,6 +314,10 @@ class JobSerializer(JobSummarySerializer):
             "exit_signal",
             "checkpoint_lead_s",
             "segment_time_limit_minutes",
+            "billing_weight",
+            "preemptible_weight",
+            "is_overrun",
+            "preemptions",
             "cloned_from",
             "override_estimate",
             "entry",
@@ -315,6 +337,9 @@ class JobSerializer(JobSummarySerializer):
     def get_queue_place(self, job: Job) -> dict[str, Any] | None:
         place = place_of(job, at=timezone.now())
         return {**asdict(place), "text": describe_place(place)} if place else None
+
+    def get_preemptions(self, job: Job) -> int:
+        return count_preemptions(job.segments.all())
 
     @extend_schema_field(_EntrySchema)
     def get_entry(self, job: Job) -> dict[str, Any]:
@@ -372,6 +397,9 @@ class PreparedJobSerializer(serializers.Serializer[Any]):
     devices = serializers.IntegerField(source="job.devices")
     reserved_s = serializers.IntegerField(source="job.reserved_s", help_text="Accelerator-seconds it would hold.")
     reserved_hours = HoursField(source="job.reserved_s")
+    billing_weight = serializers.FloatField(
+        source="job.billing_weight", help_text="What an accelerator-second costs, with the discount."
+    )
     available_s = serializers.IntegerField(help_text="Accelerator-seconds that the project has left.")
     available_hours = HoursField(source="available_s")
     plan = PlanSerializer(source="job.plan", allow_null=True)

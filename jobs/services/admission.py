@@ -16,7 +16,7 @@ from accounts.services.policies import AT_SUBMISSION, Violation
 from jobs.estimation import ENGINE_VERSION
 from jobs.estimation import Estimate as EngineEstimate
 from jobs.models import Estimate, Job
-from jobs.services import estimates, fair_share, launching
+from jobs.services import estimates, fair_share, launching, lending
 from jobs.services.approval import ask_for_approval
 from jobs.services.calibration import version_of
 from jobs.services.lifecycle import StaleJob, change_hold, transition
@@ -139,6 +139,8 @@ def _decide(job: Job, estimate: EngineEstimate | None, at: datetime) -> JobState
     try:
         transition(job, JobState.QUEUED, at=at, queued_at=at, plan=job.plan, rendered_script=job.rendered_script)
     except ledger.InsufficientAllocation as error:
+        if lending.may_overrun(job, at=at):
+            return _queue_beyond_allocation(job, at)
         figures = {"needed_s": error.requested_s, "available_s": error.available_s}
         return _reject(job, _Refusal("insufficient_allocation", figures), at)
     return JobState.QUEUED
@@ -159,6 +161,14 @@ def _hold(job: Job, soft: list[Violation], at: datetime) -> bool:
     elif job.state_reason != HoldReason.LIMIT:
         change_hold(job, HoldReason.LIMIT, at=at, detail=detail)
     return True
+
+
+def _queue_beyond_allocation(job: Job, at: datetime) -> JobState:
+    """What is used beyond the allocation is recorded, but not held or charged: there is nothing to take it from."""
+    job.reserved_s = 0
+    fields: dict[str, Any] = {"queued_at": at, "plan": job.plan, "rendered_script": job.rendered_script}
+    transition(job, JobState.QUEUED, at=at, is_overrun=True, reserved_s=0, **fields)
+    return JobState.QUEUED
 
 
 def _reject(job: Job, refusal: _Refusal, at: datetime) -> JobState:

@@ -24,7 +24,7 @@ from accounts.models import Cluster
 from jobs.backends.base import SchedulerBackend, SchedulerUnavailable, SubmissionRejected
 from jobs.models import EventKind, Job, JobSegment
 from jobs.querysets import JobQuerySet
-from jobs.services import fair_share, launching
+from jobs.services import fair_share, launching, lending
 from jobs.services.chain import next_limit_minutes
 from jobs.services.clusters import backend_of, record_failure
 from jobs.services.lifecycle import StaleJob, record_event, transition
@@ -88,8 +88,9 @@ def dispatch_cluster(cluster_code: str, *, now: Callable[[], datetime], lease_s:
 @transaction.atomic
 def claim_due_jobs(*, at: datetime, lease_s: int, limit: int, cluster_code: str) -> list[Claim]:
     """Lease jobs that are due: QUEUED ones, and DISPATCHING ones whose lease ran out."""
-    jobs = Job.objects.due_for_dispatch(at).filter(partition__cluster__code=cluster_code).with_names()
-    due = _choose_due(jobs, at=at, limit=limit)
+    gate = lending.open_gate(cluster_code, at=at)
+    jobs = gate.let_through(Job.objects.due_for_dispatch(at).filter(partition__cluster__code=cluster_code))
+    due = _choose_due(jobs.with_names(), at=at, limit=limit)
     current = JobSegment.objects.filter(job__in=due, number=F("job__segment_number"))
     tried = {segment.job_id: segment for segment in current}
     new = JobSegment.objects.bulk_create(

@@ -65,7 +65,8 @@ def settle_job(job: Job, *, at: datetime) -> bool:
         else ledger.Settlement(charged_s=0, shortfall_s=used_s)
     )
     if settlement.shortfall_s:
-        logger.warning("job %s used %d accelerator-seconds that nobody could cover", job.pk, settlement.shortfall_s)
+        if not job.is_overrun:
+            logger.warning("job %s used %d accelerator-seconds that nobody could cover", job.pk, settlement.shortfall_s)
         _spread_shortfall(records, settlement.shortfall_s)
     Job.objects.filter(pk=job.pk).update(settled_at=at, charged_s=settlement.charged_s)
     record_event(
@@ -76,6 +77,7 @@ def settle_job(job: Job, *, at: datetime) -> bool:
             "charged_s": settlement.charged_s,
             "released_s": job.reserved_s - min(settlement.charged_s, job.reserved_s),
             "shortfall_s": settlement.shortfall_s,
+            **({"is_overrun": True} if job.is_overrun else {}),
         },
     )
     return True

@@ -17,7 +17,7 @@ from accounts.models import Allocation, Partition, Project, User
 from accounts.services import ledger
 from jobs.estimation import Estimate as EngineEstimate
 from jobs.models import EntryKind, EventKind, Job, JobEvent, Launcher
-from jobs.services import estimates, launching
+from jobs.services import estimates, launching, lending
 from jobs.services.limits import broken_limits, limit_problem
 from jobs.services.problems import FieldProblem, IdempotencyConflict, InvalidRequest, RefusedRequest
 from jobs.services.wording import duration_in_words, hours, invalid_value
@@ -53,6 +53,7 @@ class SubmissionRequest:
     workload: Mapping[str, Any] | None = None
     plan: Mapping[str, Any] | None = None
     override_estimate: bool = False
+    is_preemptible: bool = False
     cloned_from: uuid.UUID | None = None
 
     @property
@@ -148,6 +149,8 @@ def prepare_job(*, user: User, request: SubmissionRequest, at: datetime, with_es
         checkpoint_lead_s=request.checkpoint_lead_s,
     )
     problems += _option_problems(request, partition)
+    if request.is_preemptible:
+        problems += lending.make_preemptible(job)
     estimate = None
     if request.workload is not None and not problems:
         try:
@@ -169,6 +172,8 @@ def prepare_job(*, user: User, request: SubmissionRequest, at: datetime, with_es
         job.time_limit_minutes = _time_limit_from(estimate, partition, checkpoint_lead_s=request.checkpoint_lead_s)
     if job.time_limit_minutes > partition.max_time_limit_minutes:
         job.segment_time_limit_minutes = partition.max_time_limit_minutes
+    elif job.is_preemptible:
+        job.segment_time_limit_minutes = job.time_limit_minutes
     try:
         rendered = launching.render_first(job)
     except InvalidSpec as error:
@@ -178,6 +183,9 @@ def prepare_job(*, user: User, request: SubmissionRequest, at: datetime, with_es
         elapsed_s=job.time_limit_minutes * 60,
         weight=job.billing_weight,
     )
+    share_problem = lending.find_share_problem(job)
+    if share_problem is not None:
+        raise RefusedRequest([share_problem])
     available_s = _available_or_refuse(job, at)
     return Prepared(
         job=job, estimate=estimate, available_s=available_s, script=rendered.script, warnings=rendered.warnings
@@ -215,6 +223,7 @@ def clone_request(job: Job) -> SubmissionRequest:
         workload=job.workload,
         plan=None,
         override_estimate=job.is_estimate_overridden,
+        is_preemptible=job.is_preemptible,
         cloned_from=job.pk,
     )
 
@@ -389,7 +398,7 @@ def _available_or_refuse(job: Job, at: datetime) -> int:
     active = Allocation.objects.for_project(job.project_id, job.partition.resource_class_id).active(at)
     available_s = active.total_available_s()
     names = {"project": job.project.code, "resource": job.partition.resource_class.code}
-    if available_s < job.reserved_s:
+    if available_s < job.reserved_s and not lending.may_overrun(job, at=at):
         figures = {"needed": hours(job.reserved_s), "available": hours(available_s), **names}
         if not active.exists():
             code, message = "no_allocation", _("Project %(project)s has no current allocation of %(resource)s.") % names

@@ -22,6 +22,7 @@ from jobs.services.approval import may_decide
 from jobs.services.cancellation import CancelForbidden, cancel_job
 from jobs.services.estimates import accelerator_title, preset_title
 from jobs.services.fair_share import place_of
+from jobs.services.lending import count_preemptions
 from jobs.states import IN_SCHEDULER, JobState
 from jobs.tasks import nudge_after_commit
 from jobs.views.estimate_panel import describe_estimate
@@ -129,6 +130,7 @@ def _live_context(job: Job, user: User) -> dict[str, Any]:
         "timeline": [TimelineEntry(event, describe_event(event)) for event in events],
         "requeues": sum(_is_requeue(event) for event in events),
         "segments": segments,
+        "preemptions": count_preemptions(segments),
         "chain": [ChainLink(segment, describe_segment_end(segment)) for segment in segments] if job.is_chain else [],
         "node_names": list(dict.fromkeys(name for segment in segments for name in segment.nodes)),
         "shortfall_s": sum(usage.shortfall_s for usage in usages),
