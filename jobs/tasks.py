@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
+from accounts.services import expiry
 from jobs.services import admission, associations, clusters, dispatch, recalibration, reconcile, waiting
 from jobs.services.schedulers import queue_of
 from jobs.services.turns import take_turn
@@ -88,6 +89,12 @@ def sync_associations() -> None:
 @shared_task(name="jobs.calibrate")
 def calibrate() -> None:
     recalibration.recalibrate(at=timezone.now())
+
+
+@shared_task(name="jobs.expire_allocations")
+def expire_allocations() -> None:
+    expiry.expire_allocations(at=timezone.now())
+    expiry.announce_expiry(at=timezone.now())
 
 
 def nudge_after_commit(*, cancelled: bool = False) -> None:

@@ -28,5 +28,6 @@ app.conf.beat_schedule = {
     "release-held": _every("jobs.release_held_jobs", 5 * settings.POLL_INTERVAL_S),
     "inventory": _every("jobs.sync_inventory", 5 * settings.POLL_INTERVAL_S),
     "associations": _every("jobs.sync_associations", _HOUR_S),
+    "expire": _every("jobs.expire_allocations", _HOUR_S),
     "calibrate": _every("jobs.calibrate", _DAY_S),
 }

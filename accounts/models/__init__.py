@@ -9,6 +9,7 @@ from accounts.models.notifications import Notification
 from accounts.models.policies import Policy
 from accounts.models.resources import Cluster, Partition, ResourceClass
 from accounts.models.roles import Appointment, Office
+from accounts.models.shares import InstitutionShare, MemberCap
 
 __all__ = [
     "ActSource",
@@ -21,8 +22,10 @@ __all__ = [
     "ChangeOutcome",
     "Cluster",
     "Institution",
+    "InstitutionShare",
     "LedgerEntry",
     "LedgerKind",
+    "MemberCap",
     "Membership",
     "Node",
     "NodeState",

@@ -128,6 +128,9 @@ def _decide(job: Job, estimate: EngineEstimate | None, at: datetime) -> JobState
         return JobState.HELD
     try:
         transition(job, JobState.QUEUED, at=at, queued_at=at, plan=job.plan, rendered_script=job.rendered_script)
+    except ledger.MemberCapExceeded as error:
+        cap = {"needed_s": error.requested_s, "taken_s": error.taken_s, "cap_s": error.cap_s}
+        return _reject(job, _Refusal("member_cap", cap), at)
     except ledger.InsufficientAllocation as error:
         figures = {"needed_s": error.requested_s, "available_s": error.available_s}
         return _reject(job, _Refusal("insufficient_allocation", figures), at)
