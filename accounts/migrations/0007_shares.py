@@ -77,7 +77,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='resourceclass',
             name='refunds_node_failures',
-            field=models.BooleanField(default=True, help_text="What a job used in the run that a node's failure ended is given back by itself.", verbose_name='refund node failures'),
+            field=models.BooleanField(default=False, help_text="What a job used in the run that a node's failure ended is given back by itself.", verbose_name='refund node failures'),
         ),
         migrations.AlterField(
             model_name='ledgerentry',

@@ -34,7 +34,7 @@ class ResourceClass(models.Model):
     )
     refunds_node_failures = models.BooleanField(
         _("refund node failures"),
-        default=True,
+        default=False,
         help_text=_("What a job used in the run that a node's failure ended is given back by itself."),
     )
 
