@@ -173,6 +173,10 @@ def describe_reason(reason: str, detail: Mapping[str, Any]) -> str:
             "needed": hours(detail.get("needed_s", 0)),
             "available": hours(detail.get("available_s", 0)),
         }
+    if reason == "member_cap":
+        return _("needs %(needed)s accelerator-hours; its owner has %(taken)s of at most %(cap)s in the project") % {
+            key: hours(detail.get(f"{key}_s", 0)) for key in ("needed", "taken", "cap")
+        }
     if reason == "invalid":
         return _("%(field)s is not allowed; allowed: %(allowed)s") % {
             "field": detail.get("field", "?"),

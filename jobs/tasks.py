@@ -8,7 +8,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from accounts.services import mail
+from accounts.services import expiry, mail
 from jobs.services import admission, alarms, associations, clusters, dispatch, recalibration, reconcile, waiting
 from jobs.services.schedulers import queue_of
 from jobs.services.turns import take_turn
@@ -100,6 +100,12 @@ def raise_alarms() -> None:
 def send_mail() -> None:
     if mail.send_due_mail(now=timezone.now) == mail.BATCH:
         send_mail.delay()  # there are more: don't wait for the next tick
+
+
+@shared_task(name="jobs.expire_allocations")
+def expire_allocations() -> None:
+    expiry.expire_allocations(at=timezone.now())
+    expiry.announce_expiry(at=timezone.now())
 
 
 def nudge_after_commit(*, cancelled: bool = False) -> None:

@@ -32,5 +32,6 @@ app.conf.beat_schedule = {
     "alarms": _every("jobs.raise_alarms", _ALARMS_S),
     "associations": _every("jobs.sync_associations", _HOUR_S),
     "mail": _every("jobs.send_mail", _MAIL_S),
+    "expire": _every("jobs.expire_allocations", _HOUR_S),
     "calibrate": _every("jobs.calibrate", _DAY_S),
 }

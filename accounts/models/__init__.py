@@ -22,6 +22,7 @@ from accounts.models.requests import (
 )
 from accounts.models.resources import Cluster, Partition, ResourceClass
 from accounts.models.roles import Appointment, Office
+from accounts.models.shares import InstitutionShare, MemberCap
 from accounts.models.starter import InstitutionDomain, StarterGrant, StarterPolicy, Verification
 
 __all__ = [
@@ -43,9 +44,11 @@ __all__ = [
     "CohortShare",
     "Institution",
     "InstitutionDomain",
+    "InstitutionShare",
     "JobKind",
     "LedgerEntry",
     "LedgerKind",
+    "MemberCap",
     "Membership",
     "Node",
     "NodeState",

@@ -138,6 +138,9 @@ def _decide(job: Job, estimate: EngineEstimate | None, at: datetime) -> JobState
         return JobState.HELD
     try:
         transition(job, JobState.QUEUED, at=at, queued_at=at, plan=job.plan, rendered_script=job.rendered_script)
+    except ledger.MemberCapExceeded as error:
+        cap = {"needed_s": error.requested_s, "taken_s": error.taken_s, "cap_s": error.cap_s}
+        return _reject(job, _Refusal("member_cap", cap), at)
     except ledger.InsufficientAllocation as error:
         if lending.may_overrun(job, at=at):
             return _queue_beyond_allocation(job, at)

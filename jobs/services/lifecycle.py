@@ -50,6 +50,7 @@ def transition(
         IllegalTransition: the table has no edge from the state to `to`.
         StaleJob: the row has changed since `job` was read.
         ledger.InsufficientAllocation: into QUEUED, if the project can't afford it any more.
+        ledger.MemberCapExceeded: into QUEUED, if the owner's cap in the project doesn't allow it.
     """
     old = JobState(job.state)
     if to not in TRANSITIONS[old]:
@@ -72,6 +73,7 @@ def transition(
             reference=job.reference,
             amount_s=job.reserved_s,
             at=at,
+            person_id=job.user_id,
         )
     elif to in TERMINAL and never_ran:
         ledger.release(reference=job.reference, at=at, reason=reason)
