@@ -108,3 +108,29 @@ def managed_institutions(user: User | AnonymousUser) -> QuerySet[Institution]:
 
 def _holds(user: User | AnonymousUser, office: Office) -> bool:
     return user.is_authenticated and user.is_active and Appointment.objects.filter(user=user, office=office).exists()
+
+
+def reportable_usage_filter(user: User | AnonymousUser) -> Q:
+    """A filter on sums of use with `user` and `project`: whose use the person may see in reports.
+
+    Administrators and auditors see all, managers of an institution its projects, those who lead a project all of it,
+    everybody their own.
+    """
+    if not user.is_authenticated or not user.is_active:
+        return Q(pk__in=[])
+    if sees_all(user):
+        return Q()
+    projects = set(Membership.objects.filter(user=user, role__in=_LEADING).values_list("project_id", flat=True))
+    institutions = managed_institutions(user).values("pk")
+    projects |= set(Project.objects.filter(institution__in=institutions).values_list("pk", flat=True))
+    return Q(user=user) | Q(project__in=projects) if projects else Q(user=user)
+
+
+def statement_projects(user: User | AnonymousUser) -> QuerySet[Project]:
+    """Projects whose statements the person may read: those they lead or whose institution they manage, or all."""
+    if not user.is_authenticated or not user.is_active:
+        return Project.objects.none()
+    if sees_all(user):
+        return Project.objects.all()
+    led = Membership.objects.filter(user=user, role__in=_LEADING).values("project")
+    return Project.objects.filter(Q(pk__in=led) | Q(institution__in=managed_institutions(user).values("pk")))

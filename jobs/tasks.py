@@ -8,7 +8,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from jobs.services import admission, associations, clusters, dispatch, recalibration, reconcile, waiting
+from jobs.services import admission, associations, clusters, dispatch, recalibration, reconcile, usage_days, waiting
 from jobs.services.schedulers import queue_of
 from jobs.services.turns import take_turn
 
@@ -88,6 +88,11 @@ def sync_associations() -> None:
 @shared_task(name="jobs.calibrate")
 def calibrate() -> None:
     recalibration.recalibrate(at=timezone.now())
+
+
+@shared_task(name="jobs.refresh_usage_days")
+def refresh_usage_days() -> None:
+    usage_days.refresh_usage_days()
 
 
 def nudge_after_commit(*, cancelled: bool = False) -> None:

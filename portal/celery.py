@@ -12,6 +12,7 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(["jobs"])
 
 
+_MINUTE_S = 60
 _HOUR_S = 3600
 _DAY_S = 24 * 3600
 
@@ -28,5 +29,6 @@ app.conf.beat_schedule = {
     "release-held": _every("jobs.release_held_jobs", 5 * settings.POLL_INTERVAL_S),
     "inventory": _every("jobs.sync_inventory", 5 * settings.POLL_INTERVAL_S),
     "associations": _every("jobs.sync_associations", _HOUR_S),
+    "usage-days": _every("jobs.refresh_usage_days", _MINUTE_S),
     "calibrate": _every("jobs.calibrate", _DAY_S),
 }

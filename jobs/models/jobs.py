@@ -134,6 +134,7 @@ class Job(models.Model):
                 name="jobs_job_unsettled",
                 condition=Q(state__in=_TERMINAL_VALUES, settled_at__isnull=True),
             ),
+            models.Index(fields=["ended_at"], name="jobs_job_ended", condition=Q(settled_at__isnull=False)),
             # Upper, since that is what `icontains` compares.
             GinIndex(OpClass(Upper("name"), name="gin_trgm_ops"), name="jobs_job_name_search"),
         ]
@@ -378,6 +379,7 @@ class UsageRecord(models.Model):
     class Meta:
         verbose_name = _("usage record")
         verbose_name_plural = _("usage records")
+        indexes = [models.Index(fields=["ended_at"], name="jobs_usage_ended")]
         constraints = [
             models.CheckConstraint(condition=Q(charged_s__gte=0, shortfall_s__gte=0), name="jobs_usage_not_negative")
         ]
