@@ -134,3 +134,13 @@ def statement_projects(user: User | AnonymousUser) -> QuerySet[Project]:
         return Project.objects.all()
     led = Membership.objects.filter(user=user, role__in=_LEADING).values("project")
     return Project.objects.filter(Q(pk__in=led) | Q(institution__in=managed_institutions(user).values("pk")))
+
+
+def reportable_projects(user: User | AnonymousUser) -> QuerySet[Project]:
+    """Projects in which there may be use that the person sees in reports: those of statements, and their own."""
+    if not user.is_authenticated or not user.is_active:
+        return Project.objects.none()
+    if sees_all(user):
+        return Project.objects.all()
+    own = Membership.objects.filter(user=user).values("project")
+    return Project.objects.filter(Q(pk__in=own) | Q(institution__in=managed_institutions(user).values("pk")))

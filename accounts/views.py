@@ -61,6 +61,7 @@ def project_page(request: HttpRequest, code: str) -> HttpResponse:
         "members": members,
         "own_role": next((member for member in members if member.user_id == request.user.pk), None),
         "balances": [balance for balance in balances if not balance.is_ended],
+        "sees_statements": access.statement_projects(request.user).filter(pk=project.pk).exists(),
         "ended": [balance for balance in balances if balance.is_ended],
     }
     return render(request, "accounts/project.html", context)

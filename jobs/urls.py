@@ -2,7 +2,18 @@
 
 from django.urls import URLPattern, path
 
-from jobs.views import associations, clusters, dashboard, job_list, job_page, new_job, output, project_parts
+from jobs.views import (
+    associations,
+    clusters,
+    dashboard,
+    job_list,
+    job_page,
+    new_job,
+    output,
+    project_parts,
+    reports,
+    statements,
+)
 
 urlpatterns: list[URLPattern] = [
     path("", dashboard.dashboard, name="dashboard"),
@@ -19,6 +30,11 @@ urlpatterns: list[URLPattern] = [
     path("jobs/<uuid:job_id>/metrics", output.job_metrics, name="job-metrics"),
     path("projects/<slug:code>/usage", project_parts.project_usage, name="project-usage"),
     path("projects/<slug:code>/ledger", project_parts.project_ledger, name="project-ledger"),
+    path("projects/<slug:code>/forecast", reports.project_forecast, name="project-forecast"),
+    path("projects/<slug:code>/statements/", statements.statement_list, name="project-statements"),
+    path("projects/<slug:code>/statements/<str:month>/", statements.statement_page, name="project-statement"),
+    path("reports/", reports.usage_report, name="usage-report"),
+    path("reports/export", reports.usage_report_export, name="usage-report-export"),
     path("clusters/", clusters.cluster_list, name="cluster-list"),
     path("clusters/<slug:code>/associations/", associations.cluster_associations, name="cluster-associations"),
     path(

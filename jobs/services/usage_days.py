@@ -29,7 +29,8 @@ _KEYS_SQL: Final = f"""
     d.day, j.project_id, j.user_id, j.partition_id,
     CASE WHEN j.workload -> 'model' IS NULL THEN ''
          ELSE left(COALESCE(substring(lower(COALESCE(j.workload -> 'model' ->> 'preset',
-              j.workload -> 'model' -> 'config' ->> 'model_type')) FROM '^(t5|[a-z]+)'), 'other'), {MODEL_FAMILY_LENGTH})
+              j.workload -> 'model' -> 'config' ->> 'model_type')) FROM '^(t5|[a-z]+)'), 'other'),
+              {MODEL_FAMILY_LENGTH})
     END AS model_family,
     CASE WHEN j.state = ANY(%(terminal)s) THEN j.state ELSE '' END AS end_state
 """

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from datetime import date, timedelta
+from datetime import date
 from math import exp
 from typing import Any, Final
 
@@ -160,22 +160,9 @@ def report_usage(user: User | AnonymousUser, query: ReportQuery) -> UsageReport:
     return report
 
 
-def choices_of(user: User | AnonymousUser, *, first_day: date, last_day: date) -> dict[str, list[str]]:
-    """What the filters can be set to: codes of what has a use in the period that the person may see. Sorted."""
-    seen = UsageDay.objects.filter(reportable_usage_filter(user), day__range=(first_day, last_day))
-    names = [*FILTERS.values(), "partition__cluster__code", "partition__name"]
-    found: dict[str, set[str]] = {name: set() for name in (*FILTERS, "partition")}
-    for *values, cluster, partition in seen.values_list(*names).order_by().distinct():
-        for name, value in zip(FILTERS, values, strict=True):
-            if value:
-                found[name].add(value)
-        found["partition"].add(f"{cluster}/{partition}")
-    return {name: sorted(values) for name, values in found.items()}
-
-
 def default_period(today: date) -> tuple[date, date]:
-    """The last 30 days with today."""
-    return today - timedelta(days=29), today
+    """The last 30 days with today; from the first day of the calendar on, should that be later."""
+    return date.fromordinal(max(today.toordinal() - 29, 1)), today
 
 
 def _narrow(days: QuerySet[UsageDay], query: ReportQuery) -> QuerySet[UsageDay]:
