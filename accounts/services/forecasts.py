@@ -152,7 +152,7 @@ def _day(at: datetime, days: float, horizon: int) -> date | None:
 
 def _history(left_s: int, changes: Any, known_days: int) -> Points:
     """What was left at the end of each day, backwards from now."""
-    before = left_s - np.cumsum(changes[:known_days])
+    before = np.maximum(left_s - np.cumsum(changes[:known_days]), 0)
     past = [(-ago - 1, round(float(value) / _SECONDS_PER_HOUR, 2)) for ago, value in enumerate(before)]
     return [*reversed(past), (0, round(left_s / _SECONDS_PER_HOUR, 2))]
 

@@ -149,7 +149,7 @@ def _copy(
         return f"(ARRAY[{', '.join(str(row.pk) for row in rows)}])[1 + {index}]"  # type: ignore[attr-defined]
 
     ended_at = f"now() - (n::float8 * {_DAYS} / {records}) * interval '1 day'"
-    person = f"mod(n * 7919, {_PROJECTS * _MEMBERS})"
+    person = f"mod(n::bigint * 7919, {_PROJECTS * _MEMBERS})::int"
     copy_rows(
         Job,
         records,
@@ -158,11 +158,13 @@ def _copy(
             "id": "md5('bench' || n)::uuid",
             "user_id": pick(people, person),
             "project_id": pick(projects, f"({person}) / {_MEMBERS}"),
-            "partition_id": pick(partitions, f"mod(n, {_PARTITIONS})"),
+            "partition_id": pick(partitions, f"mod({person}, {_PARTITIONS})"),
             "name": "'copy-' || n",
-            "state": "(ARRAY['COMPLETED','COMPLETED','COMPLETED','FAILED','TIMEOUT','CANCELLED'])[1 + mod(n, 6)]",
+            "state": "CASE mod(n, 20) "
+            "WHEN 0 THEN 'TIMEOUT' WHEN 1 THEN 'CANCELLED' WHEN 2 THEN 'FAILED' WHEN 3 THEN 'FAILED' "
+            "ELSE 'COMPLETED' END",
             "workload": "jsonb_build_object('model', jsonb_build_object('preset', "
-            "(ARRAY['llama-2-7b','qwen2.5-7b','gpt3-13b','glm-4-9b'])[1 + mod(n, 4)]))",
+            f"(ARRAY['llama-2-7b','qwen2.5-7b','gpt3-13b','glm-4-9b'])[1 + mod({person} / 4, 4)]))",
             "queued_at": f"{ended_at} - interval '2 hours'",
             "started_at": f"{ended_at} - interval '1 hour'",
             "ended_at": ended_at,

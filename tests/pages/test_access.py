@@ -22,6 +22,7 @@ PAGES = [
     "usage-report-export",
     "profile",
 ]
+REPORTS = ["usage-report", "usage-report-export"]
 LIVE_PARTS = ["dashboard-live", "cluster-list-live"]
 JOB_PAGES = ["job-detail", "job-live", "job-log", "job-log-download", "job-metrics"]
 PROJECT_PAGES = ["project-detail", "project-usage", "project-ledger", "project-forecast"]
