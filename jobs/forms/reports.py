@@ -31,7 +31,7 @@ _DATE_WIDGET: Final = {"type": "date"}
 class ReportForm(forms.Form):
     """Grouping, period and filters. What isn't given is the last 30 days by project, without filters."""
 
-    group_by = forms.ChoiceField(label=_("By"), required=False, choices=list(GROUP_LABELS.items()))
+    group_by = forms.ChoiceField(label=_("Group by"), required=False, choices=list(GROUP_LABELS.items()))
     institution = forms.ChoiceField(label=_("Institution"), required=False)
     project = forms.ChoiceField(label=_("Project"), required=False)
     partition = forms.ChoiceField(label=_("Partition"), required=False)

@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHt
 from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
+from django.utils.translation import ngettext, pgettext
 from django.views.decorators.http import require_safe
 
 from accounts import access
@@ -166,7 +166,7 @@ def _chart(report: UsageReport) -> dict[str, Any]:
     is_time = group_by in TIME_GROUPS
     shown = report.rows[-_TIMES_IN_CHART:] if is_time else report.rows[:_ROWS_IN_CHART]
     return {
-        "unit": _("h"),
+        "unit": pgettext("accelerator-hours", "h"),
         "categories": [label_of(group_by, row) for row in shown],
         "series": [
             {
