@@ -189,3 +189,39 @@ def leaders_of(project_id: int) -> list[User]:
 def may_manage_policies(user: User | AnonymousUser) -> bool:
     """Administrators set the rules; auditors read them (`sees_all`)."""
     return is_administrator(user)
+
+
+def reportable_usage_filter(user: User | AnonymousUser) -> Q:
+    """A filter on sums of use with `user` and `project`: whose use the person may see in reports.
+
+    Administrators and auditors see all, managers of an institution its projects, those who lead a project all of it,
+    everybody their own.
+    """
+    if not user.is_authenticated or not user.is_active:
+        return Q(pk__in=[])
+    if sees_all(user):
+        return Q()
+    projects = set(Membership.objects.filter(user=user, role__in=_LEADING).values_list("project_id", flat=True))
+    institutions = managed_institutions(user).values("pk")
+    projects |= set(Project.objects.filter(institution__in=institutions).values_list("pk", flat=True))
+    return Q(user=user) | Q(project__in=projects) if projects else Q(user=user)
+
+
+def statement_projects(user: User | AnonymousUser) -> QuerySet[Project]:
+    """Projects whose statements the person may read: those they lead or whose institution they manage, or all."""
+    if not user.is_authenticated or not user.is_active:
+        return Project.objects.none()
+    if sees_all(user):
+        return Project.objects.all()
+    led = Membership.objects.filter(user=user, role__in=_LEADING).values("project")
+    return Project.objects.filter(Q(pk__in=led) | Q(institution__in=managed_institutions(user).values("pk")))
+
+
+def reportable_projects(user: User | AnonymousUser) -> QuerySet[Project]:
+    """Projects in which there may be use that the person sees in reports: those of statements, and their own."""
+    if not user.is_authenticated or not user.is_active:
+        return Project.objects.none()
+    if sees_all(user):
+        return Project.objects.all()
+    own = Membership.objects.filter(user=user).values("project")
+    return Project.objects.filter(Q(pk__in=own) | Q(institution__in=managed_institutions(user).values("pk")))

@@ -9,7 +9,17 @@ from django.db import transaction
 from django.utils import timezone
 
 from accounts.services import expiry, mail
-from jobs.services import admission, alarms, associations, clusters, dispatch, recalibration, reconcile, waiting
+from jobs.services import (
+    admission,
+    alarms,
+    associations,
+    clusters,
+    dispatch,
+    recalibration,
+    reconcile,
+    usage_days,
+    waiting,
+)
 from jobs.services.schedulers import queue_of
 from jobs.services.turns import take_turn
 
@@ -106,6 +116,11 @@ def send_mail() -> None:
 def expire_allocations() -> None:
     expiry.expire_allocations(at=timezone.now())
     expiry.announce_expiry(at=timezone.now())
+
+
+@shared_task(name="jobs.refresh_usage_days")
+def refresh_usage_days() -> None:
+    usage_days.refresh_usage_days()
 
 
 def nudge_after_commit(*, cancelled: bool = False) -> None:

@@ -14,6 +14,8 @@ from jobs.views import (
     output,
     policies,
     project_parts,
+    reports,
+    statements,
 )
 
 urlpatterns: list[URLPattern] = [
@@ -38,6 +40,11 @@ urlpatterns: list[URLPattern] = [
     path("policies/<int:policy_id>/delete", policies.policy_delete, name="policy-delete"),
     path("projects/<slug:code>/usage", project_parts.project_usage, name="project-usage"),
     path("projects/<slug:code>/ledger", project_parts.project_ledger, name="project-ledger"),
+    path("projects/<slug:code>/forecast", reports.project_forecast, name="project-forecast"),
+    path("projects/<slug:code>/statements/", statements.statement_list, name="project-statements"),
+    path("projects/<slug:code>/statements/<str:month>/", statements.statement_page, name="project-statement"),
+    path("reports/", reports.usage_report, name="usage-report"),
+    path("reports/export", reports.usage_report_export, name="usage-report-export"),
     path("clusters/", clusters.cluster_list, name="cluster-list"),
     path("clusters/<slug:code>/associations/", associations.cluster_associations, name="cluster-associations"),
     path(

@@ -14,6 +14,7 @@ app.autodiscover_tasks(["jobs"])
 
 _ALARMS_S = 300
 _MAIL_S = 30
+_MINUTE_S = 60
 _HOUR_S = 3600
 _DAY_S = 24 * 3600
 
@@ -33,5 +34,6 @@ app.conf.beat_schedule = {
     "associations": _every("jobs.sync_associations", _HOUR_S),
     "mail": _every("jobs.send_mail", _MAIL_S),
     "expire": _every("jobs.expire_allocations", _HOUR_S),
+    "usage-days": _every("jobs.refresh_usage_days", _MINUTE_S),
     "calibrate": _every("jobs.calibrate", _DAY_S),
 }

@@ -180,7 +180,7 @@ def reverse(*, entry_id: int, act: Act, reason: str) -> list[LedgerEntry]:
 
 def lock_institution(project_id: int) -> Institution:
     """The institution of a project, locked: its grants change one after the other, so that its shares hold."""
-    return Institution.objects.select_for_update(no_key=True).get(projects=project_id)
+    return Institution.objects.select_for_update(of=("self",), no_key=True).get(projects=project_id)
 
 
 def check_share(institution: Institution, resource_class_id: int, period: Period, *, more_s: int) -> None:

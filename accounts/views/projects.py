@@ -60,6 +60,7 @@ def project_page(request: HttpRequest, code: str) -> HttpResponse:
         "own_role": own_role,
         "leads": own_role is not None and own_role.role in (Role.PI, Role.MANAGER),
         "balances": [balance for balance in balances if not balance.is_ended],
+        "sees_statements": access.statement_projects(request.user).filter(pk=project.pk).exists(),
         "ended": [balance for balance in balances if balance.is_ended],
     }
     return render(request, "accounts/project.html", context)

@@ -104,6 +104,7 @@ def test_answers_are_as_the_document_says(site: Site, document: dict[str, Any]) 
         "list_jobs": api.get("jobs"),
         "submit_job": api.post("jobs?validate_only=true", site.body(workload=WORKLOAD)),
         "get_job": api.get(f"jobs/{ended.pk}"),
+        "report_usage": api.get("reports/usage"),
         "list_job_events": api.get(f"jobs/{ended.pk}/events"),
         "read_job_log": api.get(f"jobs/{fresh.pk}/log"),
         "read_job_metrics": api.get(f"jobs/{fresh.pk}/metrics"),

@@ -54,6 +54,7 @@ EXPECTED: dict[tuple[str, str], tuple[int, ...]] = {
     ("api-job-log", "GET"): OWN,
     ("api-job-metrics", "GET"): OWN,
     ("api-job-script", "GET"): OWN,
+    ("api-usage-report", "GET"): SIGNED_IN,
     ("api-openapi-json", "GET"): PUBLIC,
     ("api-openapi-yaml", "GET"): PUBLIC,
     ("api-docs", "GET"): PUBLIC,

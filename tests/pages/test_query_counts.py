@@ -21,7 +21,7 @@ LIMITS = {
     "/jobs/": 7,
     "/jobs/?scope=all&state=unfinished&q=cop": 7,
     "job": 9,
-    "/projects/nlp/": 6,
+    "/projects/nlp/": 8,
     "/projects/": 6,
     "/projects/nlp/ledger": 7,
     "/projects/nlp/usage": 7,
@@ -29,6 +29,9 @@ LIMITS = {
     "/clusters/dummy/a800/": 10,
     "/clusters/dummy/a800/?nodes=all": 10,
     "/profile/": 4,
+    "/projects/nlp/forecast": 5,
+    "/reports/?from=2026-05-01&to=2026-06-01&group_by=user": 11,
+    "/reports/export?from=2026-05-01&to=2026-06-01&group_by=week": 10,
 }
 
 

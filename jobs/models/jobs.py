@@ -156,6 +156,7 @@ class Job(models.Model):
                 name="jobs_job_unsettled",
                 condition=Q(state__in=_TERMINAL_VALUES, settled_at__isnull=True),
             ),
+            models.Index(fields=["ended_at"], name="jobs_job_ended", condition=Q(settled_at__isnull=False)),
             # Upper, since that is what `icontains` compares.
             GinIndex(OpClass(Upper("name"), name="gin_trgm_ops"), name="jobs_job_name_search"),
         ]
