@@ -96,6 +96,7 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
                 "portal.context_processors.site",
+                "portal.context_processors.offices",
             ],
         },
     }
@@ -278,7 +279,11 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "SCHEMA_PATH_PREFIX": "/api/v1",
-    "ENUM_NAME_OVERRIDES": {"JobStateEnum": "jobs.models.JOB_STATE_CHOICES"},
+    "ENUM_NAME_OVERRIDES": {
+        "JobStateEnum": "jobs.models.JOB_STATE_CHOICES",
+        "RoleEnum": "accounts.models.Role",
+        "GivenRoleEnum": "accounts.services.members.GIVEN_ROLE_CHOICES",
+    },
 }
 
 UNFOLD = {

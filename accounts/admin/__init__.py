@@ -3,6 +3,7 @@
 import uuid
 from datetime import timedelta
 from decimal import Decimal
+from http import HTTPStatus
 from typing import Any
 
 from django import forms
@@ -10,15 +11,19 @@ from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
 from django.core.exceptions import ValidationError
-from django.http import HttpRequest
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
+from accounts.admin.auditing import AuditedAdmin, record_change
 from accounts.models import (
     Allocation,
+    Appointment,
     AssociationChange,
+    AuditEvent,
     Cluster,
     Institution,
     LedgerEntry,
@@ -59,7 +64,7 @@ def _may_touch(request: HttpRequest, user: User | None) -> bool:
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin[User], ModelAdmin):
+class UserAdmin(AuditedAdmin, DjangoUserAdmin[User]):
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
@@ -83,9 +88,17 @@ class UserAdmin(DjangoUserAdmin[User], ModelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return _may_touch(request, obj) and super().has_delete_permission(request, obj)
 
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        """That a password was set by somebody else is written down; what it is, is not."""
+        with transaction.atomic():
+            answer: HttpResponse = super().user_change_password(request, id, form_url)
+            if request.method == "POST" and answer.status_code == HTTPStatus.FOUND:
+                record_change(request, User.objects.get(pk=id), "set_password", before={}, after={})
+        return answer
+
 
 @admin.register(Institution)
-class InstitutionAdmin(ModelAdmin):
+class InstitutionAdmin(AuditedAdmin):
     list_display = ("code", "name", "name_zh")
     search_fields = ("code", "name", "name_zh")
 
@@ -97,7 +110,7 @@ class MembershipInline(TabularInline):
 
 
 @admin.register(Project)
-class ProjectAdmin(ModelAdmin):
+class ProjectAdmin(AuditedAdmin):
     list_display = ("code", "title", "institution", "state", "created_at")
     list_filter = ("state", "institution")
     list_select_related = ("institution",)
@@ -106,13 +119,13 @@ class ProjectAdmin(ModelAdmin):
 
 
 @admin.register(ResourceClass)
-class ResourceClassAdmin(ModelAdmin):
+class ResourceClassAdmin(AuditedAdmin):
     list_display = ("code", "title", "title_zh", "billing_weight")
     search_fields = ("code", "title")
 
 
 @admin.register(Cluster)
-class ClusterAdmin(ModelAdmin):
+class ClusterAdmin(AuditedAdmin):
     list_display = ("code", "title", "is_enabled", "unavailable_since_at", "last_polled_at", "last_error")
     readonly_fields = ("consecutive_failures", "unavailable_since_at", "retry_at", "last_error", "last_polled_at")
 
@@ -128,7 +141,7 @@ class AssociationChangeAdmin(ReadOnlyAdmin):
 
 
 @admin.register(Partition)
-class PartitionAdmin(ModelAdmin):
+class PartitionAdmin(AuditedAdmin):
     list_display = (
         "name",
         "cluster",
@@ -145,7 +158,7 @@ class PartitionAdmin(ModelAdmin):
 
 
 @admin.register(Policy)
-class PolicyAdmin(ModelAdmin):
+class PolicyAdmin(AuditedAdmin):
     list_display = (
         "__str__",
         "max_queued_jobs",
@@ -204,7 +217,7 @@ class AllocationForm(forms.ModelForm[Allocation]):
 
 
 @admin.register(Allocation)
-class AllocationAdmin(ModelAdmin):
+class AllocationAdmin(AuditedAdmin):
     form = AllocationForm
     list_display = ("project", "resource_class", "start_at", "end_at", "granted", "reserved", "used", "available")
     list_filter = ("resource_class", "project__institution")
@@ -220,7 +233,7 @@ class AllocationAdmin(ModelAdmin):
         now = timezone.now()
         return {"start_at": now, "end_at": now + timedelta(days=365), **super().get_changeform_initial_data(request)}
 
-    def save_model(self, request: HttpRequest, obj: Allocation, form: Any, change: bool) -> None:
+    def store(self, request: HttpRequest, obj: Allocation, form: Any, change: bool) -> None:
         amount_s = int(form.cleaned_data["hours"] * HOUR_S)
         common: dict[str, Any] = {
             "at": timezone.now(),
@@ -278,4 +291,23 @@ class LedgerEntryAdmin(ReadOnlyAdmin):
     list_select_related = ("allocation__project", "allocation__resource_class", "actor")
     search_fields = ("reference", "allocation__project__code")
     ordering = ("-id",)
+    show_full_result_count = False
+
+
+@admin.register(Appointment)
+class AppointmentAdmin(ReadOnlyAdmin):
+    """To look at: offices are given on the portal's own page, which tells the person."""
+
+    list_display = ("user", "office", "institution", "since_at")
+    list_filter = ("office",)
+    list_select_related = ("user", "institution")
+
+
+@admin.register(AuditEvent)
+class AuditEventAdmin(ReadOnlyAdmin):
+    """To look at; the portal's own page searches."""
+
+    list_display = ("at", "actor", "source", "action", "target_kind", "target", "project", "reason")
+    list_select_related = ("actor",)
+    ordering = ("-at", "-pk")
     show_full_result_count = False
