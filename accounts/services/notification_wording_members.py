@@ -22,7 +22,7 @@ WORDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "appointment.made": (
         _("You have been given an office"),
-        _("%(by)s has appointed you. Your profile shows your offices; the handbook says what each may do."),
+        _("%(by)s has appointed you. The pages that it opens are in the menu “More”."),
     ),
     "appointment.ended": (
         _("An office of yours has ended"),
