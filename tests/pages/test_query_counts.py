@@ -77,7 +77,7 @@ def test_the_live_estimate_is_cheap(busy: Centre, owner: Client, django_assert_m
         assert "Fits" in owner.post("/jobs/new/estimate", data).content.decode()
 
 
-@pytest.mark.parametrize(("part", "limit"), [("live", 7), ("log", 6), ("metrics", 6)])
+@pytest.mark.parametrize(("part", "limit"), [("live", 8), ("log", 6), ("metrics", 6)])
 def test_what_is_polled_is_cheap(
     busy: Centre, owner: Client, part: str, limit: int, django_assert_max_num_queries: Counter
 ) -> None:
