@@ -7,6 +7,7 @@ from accounts.models import (
     Allocation,
     AllocationRequest,
     Appointment,
+    AuditEvent,
     Institution,
     Membership,
     Office,
@@ -55,8 +56,14 @@ def slurm_accounts_of(user: User) -> list[str]:
 def visible_jobs_filter(user: User | AnonymousUser) -> Q:
     """A filter on anything with `user` and `project`: one's own, those of projects one leads, all for staff.
 
-    A plain member doesn't see the jobs of team-mates: scripts and logs may hold what is not theirs to read.
+    A plain member doesn't see the jobs of team-mates: scripts and logs may hold what is not theirs to read. An
+    auditor sees that a job was there and what it cost, and not what it ran: see `readable_jobs_filter`.
     """
+    return Q() if is_auditor(user) else readable_jobs_filter(user)
+
+
+def readable_jobs_filter(user: User | AnonymousUser) -> Q:
+    """The jobs whose contents (script, command, environment, log, metrics) the person may read."""
     if not user.is_authenticated or not user.is_active:
         return Q(pk__in=[])
     if user.is_staff:
@@ -112,13 +119,11 @@ def managed_institutions(user: User | AnonymousUser) -> QuerySet[Institution]:
         return Institution.objects.all()
     if not user.is_authenticated or not user.is_active:
         return Institution.objects.none()
-    return Institution.objects.filter(
-        appointments__user=user, appointments__office=Office.INSTITUTION_MANAGER
-    ).distinct()
+    return Institution.objects.filter(pk__in=user.managed_institution_ids)
 
 
 def _holds(user: User | AnonymousUser, office: Office) -> bool:
-    return user.is_authenticated and user.is_active and Appointment.objects.filter(user=user, office=office).exists()
+    return user.is_authenticated and user.is_active and user.holds(office)
 
 
 def visible_requests(user: User | AnonymousUser) -> QuerySet[AllocationRequest]:
@@ -127,12 +132,11 @@ def visible_requests(user: User | AnonymousUser) -> QuerySet[AllocationRequest]:
     requests: QuerySet[AllocationRequest] = AllocationRequest.objects.all()
     if not user.is_authenticated or not user.is_active:
         return requests.none()
-    offices = set(Appointment.objects.filter(user=user).values_list("office", flat=True))
-    if user.is_staff or offices & {Office.REVIEWER, Office.AUDITOR}:
+    if user.is_staff or user.holds(Office.REVIEWER, Office.AUDITOR):
         return requests
     theirs = Q(requester=user) | Q(new_pi=user)
     theirs |= Q(project__in=Membership.objects.filter(user=user, role__in=_LEADING).values("project"))
-    if Office.INSTITUTION_MANAGER in offices:
+    if user.holds(Office.INSTITUTION_MANAGER):
         theirs |= Q(institution__in=managed_institutions(user).values("pk"))
     return requests.filter(theirs)
 
@@ -225,3 +229,61 @@ def reportable_projects(user: User | AnonymousUser) -> QuerySet[Project]:
         return Project.objects.all()
     own = Membership.objects.filter(user=user).values("project")
     return Project.objects.filter(Q(pk__in=own) | Q(institution__in=managed_institutions(user).values("pk")))
+
+
+def may_read_job(user: User | AnonymousUser, *, owner_id: int, project_id: int) -> bool:
+    """May the person read what a job runs and writes? Its owner, those who lead the project, administrators."""
+    return may_cancel_job(user, owner_id=owner_id, project_id=project_id)
+
+
+def sees_whole_use(user: User | AnonymousUser, project: Project) -> bool:
+    """May the person see what each member used? Those who lead the project, manage its institution, or decide."""
+    if not user.is_authenticated or not user.is_active:
+        return False
+    return (
+        may_review(user)
+        or is_auditor(user)
+        or project.institution_id in user.managed_institution_ids
+        or leads_project(user, project.pk)
+    )
+
+
+def oversees(user: User | AnonymousUser, project: Project) -> bool:
+    """May the person read the audit log of a project by an office of theirs?"""
+    if not user.is_authenticated or not user.is_active:
+        return False
+    return sees_all(user) or project.institution_id in user.managed_institution_ids
+
+
+def may_see_cluster_setup(user: User | AnonymousUser) -> bool:
+    """Administrators and auditors see what a cluster's scheduler has of the portal."""
+    return sees_all(user)
+
+
+def may_manage_members(user: User | AnonymousUser, project_id: int) -> bool:
+    """Those who lead the project, and administrators."""
+    return is_administrator(user) or (user.is_authenticated and user.is_active and leads_project(user, project_id))
+
+
+def visible_appointments(user: User | AnonymousUser) -> QuerySet[Appointment]:
+    """Who holds which office: for administrators and auditors."""
+    return Appointment.objects.all() if sees_all(user) else Appointment.objects.none()
+
+
+def visible_audit(user: User | AnonymousUser) -> QuerySet[AuditEvent] | None:
+    """What the person may read of the audit log: all, or what concerns their institutions and projects.
+
+    None for those who have neither: there is no log for them.
+    """
+    events: QuerySet[AuditEvent] = AuditEvent.objects.all()
+    if sees_all(user):
+        return events
+    if not user.is_authenticated or not user.is_active:
+        return None
+    led = Membership.objects.filter(user=user, role__in=_LEADING)
+    projects = list(led.values_list("project__code", flat=True))
+    institutions = list(managed_institutions(user).values_list("code", flat=True)) if user.offices else []
+    if not projects and not institutions:
+        return None
+    narrowed: QuerySet[AuditEvent] = AuditEvent.objects.within(institutions=institutions, projects=projects)
+    return narrowed

@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from accounts.views import notifications, profile, projects, requests, researchers
+from accounts.views import appointments, audit, members, notifications, profile, projects, requests, researchers
 
 urlpatterns: list[URLPattern] = [
     path("projects/", projects.project_list, name="project-list"),
@@ -21,4 +21,13 @@ urlpatterns: list[URLPattern] = [
     path("notifications/read", notifications.read_all, name="notification-read-all"),
     path("notifications/<int:pk>/read", notifications.read_one, name="notification-read"),
     path("researchers/verify", researchers.verify, name="researcher-verify"),
+    path("projects/<slug:code>/members/", members.member_page, name="project-members"),
+    path("projects/<slug:code>/members/add", members.add, name="project-member-add"),
+    path("projects/<slug:code>/members/<int:user_id>/role", members.change_role, name="project-member-role"),
+    path("projects/<slug:code>/members/<int:user_id>/remove", members.remove, name="project-member-remove"),
+    path("appointments/", appointments.appointment_page, name="appointment-list"),
+    path("appointments/appoint", appointments.appoint, name="appointment-appoint"),
+    path("appointments/<int:pk>/end", appointments.end, name="appointment-end"),
+    path("audit/", audit.audit_page, name="audit-list"),
+    path("audit/export", audit.audit_export, name="audit-export"),
 ]

@@ -8,7 +8,7 @@ from django.db import models
 from django.db.models import Count, F, Q, Sum, Window
 from django.db.models.functions import RowNumber
 
-from accounts.access import visible_jobs_filter
+from accounts.access import readable_jobs_filter, visible_jobs_filter
 from accounts.models import JobKind, User
 from jobs.states import IN_SCHEDULER, OCCUPYING, TERMINAL, WAITING, HoldReason, JobState
 
@@ -19,6 +19,10 @@ class JobQuerySet(models.QuerySet[Any]):
     def visible_to(self, user: User | AnonymousUser) -> Self:
         """Jobs the person may see: the only door for interfaces."""
         return self.filter(visible_jobs_filter(user))
+
+    def readable_by(self, user: User | AnonymousUser) -> Self:
+        """Jobs whose script, environment, log and metrics the person may read."""
+        return self.filter(readable_jobs_filter(user))
 
     def with_names(self) -> Self:
         """Join what lists and pages show of a job's surroundings, so that a row costs no query."""

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from django.conf import settings
 from django.http import HttpRequest
 
-from accounts.models import Notification
+from accounts import access
+from accounts.models import Notification, Office, User
 
 
 def site(request: HttpRequest) -> dict[str, object]:
@@ -21,3 +22,15 @@ def _count_unread(request: HttpRequest) -> Callable[[], int]:
         return Notification.objects.filter(user=user.pk, read_at__isnull=True).count() if user is not None else 0
 
     return count
+
+
+def offices(request: HttpRequest) -> dict[str, object]:
+    """Which pages of the centre's offices the navigation names; asked only by templates that show it."""
+    user = getattr(request, "user", None)
+    if not isinstance(user, User):
+        return {}
+    # Those who lead a project reach its log from the project's page.
+    return {
+        "sees_audit": lambda: user.is_staff or user.holds(Office.AUDITOR, Office.INSTITUTION_MANAGER),
+        "sees_offices": lambda: access.sees_all(user),
+    }

@@ -96,6 +96,7 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
                 "portal.context_processors.site",
+                "portal.context_processors.offices",
             ],
         },
     }
@@ -298,6 +299,8 @@ SPECTACULAR_SETTINGS = {
         "RequestStateEnum": "accounts.models.RequestState",
         "RequestKindEnum": "accounts.models.RequestKind",
         "LedgerEntryKindEnum": "accounts.models.LedgerKind",
+        "RoleEnum": "accounts.models.Role",
+        "GivenRoleEnum": "accounts.services.members.GIVEN_ROLE_CHOICES",
     },
 }
 

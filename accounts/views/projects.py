@@ -54,13 +54,16 @@ def project_page(request: HttpRequest, code: str) -> HttpResponse:
     allocations = access.visible_allocations(request.user).filter(project=project).order_by("-end_at", "pk")
     balances = describe_balances(allocations, now)
     own_role = next((member for member in members if member.user_id == request.user.pk), None)
+    leads = own_role is not None and own_role.role in (Role.PI, Role.MANAGER)
     context = {
         "project": project,
         "members": members,
         "own_role": own_role,
-        "leads": own_role is not None and own_role.role in (Role.PI, Role.MANAGER),
-        "balances": [balance for balance in balances if not balance.is_ended],
+        "leads": leads,
         "sees_statements": access.statement_projects(request.user).filter(pk=project.pk).exists(),
+        "balances": [balance for balance in balances if not balance.is_ended],
+        "may_manage_members": leads or access.is_administrator(request.user),
+        "has_audit": leads or access.oversees(request.user, project),
         "ended": [balance for balance in balances if balance.is_ended],
     }
     return render(request, "accounts/project.html", context)

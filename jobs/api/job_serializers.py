@@ -291,7 +291,7 @@ class JobSerializer(JobSummarySerializer):
     cloned_from = serializers.UUIDField(source="cloned_from_id", allow_null=True)
     override_estimate = serializers.BooleanField(source="is_estimate_overridden")
     entry = serializers.SerializerMethodField()
-    environment = serializers.DictField(child=serializers.CharField())
+    environment = serializers.SerializerMethodField(help_text="Empty for auditors.")
     workload = serializers.DictField(allow_null=True)
     plan = PlanSerializer(allow_null=True)
     estimate = serializers.SerializerMethodField()
@@ -341,8 +341,16 @@ class JobSerializer(JobSummarySerializer):
     def get_preemptions(self, job: Job) -> int:
         return count_preemptions(job.segments.all())
 
+    @extend_schema_field(serializers.DictField(child=serializers.CharField()))
+    def get_environment(self, job: Job) -> dict[str, str]:
+        return dict(job.environment) if self.context["is_readable"] else {}
+
     @extend_schema_field(_EntrySchema)
     def get_entry(self, job: Job) -> dict[str, Any]:
+        if not self.context["is_readable"]:
+            # What it ran is not for auditors: the kind alone says that it was asked for rightly.
+            contents = {"script": ""} if job.entry_kind == EntryKind.SCRIPT else {"command": [], "launcher": "none"}
+            return {"kind": job.entry_kind, **contents}
         if job.entry_kind == EntryKind.SCRIPT:
             return {"kind": "script", "script": job.script}
         return {"kind": "command", "command": job.command, "launcher": job.launcher}

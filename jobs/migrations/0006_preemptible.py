@@ -42,7 +42,7 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name='jobevent',
             name='kind',
-            field=models.CharField(choices=[('transition', 'state'), ('cancel_requested', 'cancel requested'), ('dispatch_delayed', 'dispatch delayed'), ('segment_ended', 'segment ended'), ('time_limit_changed', 'time limit changed'), ('preempt_requested', 'preemption requested'), ('settled', 'settled')], max_length=20),
+            field=models.CharField(choices=[('transition', 'state'), ('cancel_requested', 'cancel requested'), ('dispatch_delayed', 'dispatch delayed'), ('segment_ended', 'segment ended'), ('approved', 'approved'), ('time_limit_changed', 'time limit changed'), ('preempt_requested', 'preemption requested'), ('settled', 'settled')], max_length=20),
         ),
         migrations.AddConstraint(
             model_name='job',

@@ -140,7 +140,7 @@ def prepare_job(*, user: User, request: SubmissionRequest, at: datetime, with_es
         submitted_at=at,
     )
     if request.cloned_from is not None:
-        job.cloned_from = Job.objects.visible_to(user).filter(pk=request.cloned_from).first()
+        job.cloned_from = Job.objects.readable_by(user).filter(pk=request.cloned_from).first()
     problems = find_size_problems(
         partition,
         nodes=request.nodes,

@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import conditional_page, require_POST, require_safe
 
 from accounts import access
+from accounts.acting import act_of
 from accounts.models import User
 from jobs.estimation import presets
 from jobs.models import Job, JobEvent, JobSegment
@@ -74,6 +75,7 @@ def job_page(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
         "model": model,
         "accelerator": accelerator_title(job.partition.accelerator),
         "environment": sorted(job.environment.items()),
+        "reads_contents": access.may_read_job(user, owner_id=job.user_id, project_id=job.project_id),
     }
     return render(request, "jobs/detail.html", context)
 
@@ -99,7 +101,8 @@ def job_cancel(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
     user = cast(User, request.user)
     job = _get_job(user, job_id)
     try:
-        was_unfinished = cancel_job(job=job, user=user, at=timezone.now())
+        act = act_of(request)
+        was_unfinished = cancel_job(job=job, user=user, at=act.at, source=act.source, ip_address=act.ip_address)
     except CancelForbidden as error:
         raise PermissionDenied from error
     if not was_unfinished:

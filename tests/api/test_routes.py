@@ -28,6 +28,11 @@ EXPECTED: dict[tuple[str, str], tuple[int, ...]] = {
     ("api-me", "GET"): SIGNED_IN,
     ("api-projects", "GET"): SIGNED_IN,
     ("api-project", "GET"): MEMBERS,
+    ("api-project-members", "GET"): MEMBERS,
+    ("api-project-members", "POST"): (401, 404, 403, 403, 400, 400),  # an empty body
+    ("api-project-member", "POST"): (401, 404, 403, 403, 400, 400),
+    ("api-project-member", "DELETE"): (401, 404, 403, 403, 204, 404),  # the second time there is nobody to remove
+    ("api-audit", "GET"): (401, 404, 404, 404, 200, 200),
     ("api-allocations", "GET"): SIGNED_IN,
     ("api-allocation", "GET"): MEMBERS,
     ("api-allocation-entries", "GET"): MEMBERS,
@@ -103,6 +108,7 @@ def test_each_person_gets_from_each_route_what_the_table_says(site: Site, name: 
         "<uuid:uuid>": str(asked.uuid if name.startswith("api-request") else site.allocation.uuid),
         "<uuid:job_id>": str(job.pk),
         "<slug:slug>": "refused",
+        "<str:username>": "wang",
     }
     path = "/" + ROUTES[name]
     for part, value in parts.items():

@@ -77,11 +77,11 @@ def test_the_list_is_as_cheap_for_a_lead(
 
 def test_the_live_estimate_is_cheap(busy: Centre, owner: Client, django_assert_max_num_queries: Counter) -> None:
     data = filled_model_form(busy, time_limit="")
-    with django_assert_max_num_queries(13):
+    with django_assert_max_num_queries(14):
         assert "Fits" in owner.post("/jobs/new/estimate", data).content.decode()
 
 
-@pytest.mark.parametrize(("part", "limit"), [("live", 7), ("log", 6), ("metrics", 6)])
+@pytest.mark.parametrize(("part", "limit"), [("live", 8), ("log", 6), ("metrics", 6)])
 def test_what_is_polled_is_cheap(
     busy: Centre, owner: Client, part: str, limit: int, django_assert_max_num_queries: Counter
 ) -> None:

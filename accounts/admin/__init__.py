@@ -3,6 +3,7 @@
 import uuid
 from datetime import timedelta
 from decimal import Decimal
+from http import HTTPStatus
 from typing import Any
 
 from django import forms
@@ -10,8 +11,9 @@ from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
 from django.core.exceptions import ValidationError
+from django.db import transaction
 from django.forms import BaseInlineFormSet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -19,11 +21,14 @@ from unfold.admin import ModelAdmin, TabularInline
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from accounts.acting import act_of
+from accounts.admin.auditing import AuditedAdmin, record_change
 from accounts.forms import HoursField, write_hours
 from accounts.models import (
     ActSource,
     Allocation,
+    Appointment,
     AssociationChange,
+    AuditEvent,
     Cluster,
     Cohort,
     CohortShare,
@@ -69,7 +74,7 @@ def _may_touch(request: HttpRequest, user: User | None) -> bool:
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin[User], ModelAdmin):
+class UserAdmin(AuditedAdmin, DjangoUserAdmin[User]):
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
@@ -93,9 +98,17 @@ class UserAdmin(DjangoUserAdmin[User], ModelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return _may_touch(request, obj) and super().has_delete_permission(request, obj)
 
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        """That a password was set by somebody else is written down; what it is, is not."""
+        with transaction.atomic():
+            answer: HttpResponse = super().user_change_password(request, id, form_url)
+            if request.method == "POST" and answer.status_code == HTTPStatus.FOUND:
+                record_change(request, User.objects.get(pk=id), "set_password", before={}, after={})
+        return answer
+
 
 @admin.register(Institution)
-class InstitutionAdmin(ModelAdmin):
+class InstitutionAdmin(AuditedAdmin):
     list_display = ("code", "name", "name_zh")
     search_fields = ("code", "name", "name_zh")
 
@@ -107,7 +120,7 @@ class MembershipInline(TabularInline):
 
 
 @admin.register(Project)
-class ProjectAdmin(ModelAdmin):
+class ProjectAdmin(AuditedAdmin):
     list_display = ("code", "title", "institution", "state", "created_at")
     list_filter = ("state", "institution")
     list_select_related = ("institution",)
@@ -116,13 +129,13 @@ class ProjectAdmin(ModelAdmin):
 
 
 @admin.register(ResourceClass)
-class ResourceClassAdmin(ModelAdmin):
+class ResourceClassAdmin(AuditedAdmin):
     list_display = ("code", "title", "title_zh", "billing_weight")
     search_fields = ("code", "title")
 
 
 @admin.register(Cluster)
-class ClusterAdmin(ModelAdmin):
+class ClusterAdmin(AuditedAdmin):
     list_display = ("code", "title", "is_enabled", "unavailable_since_at", "last_polled_at", "last_error")
     readonly_fields = ("consecutive_failures", "unavailable_since_at", "retry_at", "last_error", "last_polled_at")
 
@@ -138,7 +151,7 @@ class AssociationChangeAdmin(ReadOnlyAdmin):
 
 
 @admin.register(Partition)
-class PartitionAdmin(ModelAdmin):
+class PartitionAdmin(AuditedAdmin):
     list_display = (
         "name",
         "cluster",
@@ -206,7 +219,7 @@ class AllocationForm(forms.ModelForm[Allocation]):
 
 
 @admin.register(Allocation)
-class AllocationAdmin(ModelAdmin):
+class AllocationAdmin(AuditedAdmin):
     form = AllocationForm
     list_display = ("project", "resource_class", "start_at", "end_at", "granted", "reserved", "used", "available")
     list_filter = ("resource_class", "project__institution")
@@ -222,7 +235,7 @@ class AllocationAdmin(ModelAdmin):
         now = timezone.now()
         return {"start_at": now, "end_at": now + timedelta(days=365), **super().get_changeform_initial_data(request)}
 
-    def save_model(self, request: HttpRequest, obj: Allocation, form: Any, change: bool) -> None:
+    def store(self, request: HttpRequest, obj: Allocation, form: Any, change: bool) -> None:
         amount_s = int(form.cleaned_data["hours"] * HOUR_S)
         common: dict[str, Any] = {
             "at": timezone.now(),
@@ -284,7 +297,7 @@ class LedgerEntryAdmin(ReadOnlyAdmin):
 
 
 @admin.register(InstitutionDomain)
-class InstitutionDomainAdmin(ModelAdmin):
+class InstitutionDomainAdmin(AuditedAdmin):
     list_display = ("domain", "institution")
     list_select_related = ("institution",)
     search_fields = ("domain", "institution__code")
@@ -323,7 +336,7 @@ class StarterPolicyForm(forms.ModelForm[StarterPolicy]):
 
 
 @admin.register(StarterPolicy)
-class StarterPolicyAdmin(ModelAdmin):
+class StarterPolicyAdmin(AuditedAdmin):
     form = StarterPolicyForm
     list_display = ("__str__", "is_enabled", "resource_class", "validity_days", "institution")
     list_select_related = ("resource_class", "institution")
@@ -390,3 +403,22 @@ class CohortAdmin(ModelAdmin):
     def delete_queryset(self, request: HttpRequest, queryset: Any) -> None:
         for cohort in queryset:
             self.delete_model(request, cohort)
+
+
+@admin.register(Appointment)
+class AppointmentAdmin(ReadOnlyAdmin):
+    """To look at: offices are given on the portal's own page, which tells the person."""
+
+    list_display = ("user", "office", "institution", "since_at")
+    list_filter = ("office",)
+    list_select_related = ("user", "institution")
+
+
+@admin.register(AuditEvent)
+class AuditEventAdmin(ReadOnlyAdmin):
+    """To look at; the portal's own page searches."""
+
+    list_display = ("at", "actor", "source", "action", "target_kind", "target", "project", "reason")
+    list_select_related = ("actor",)
+    ordering = ("-at", "-pk")
+    show_full_result_count = False
