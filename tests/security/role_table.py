@@ -38,6 +38,11 @@ ADMINISTRATOR: Final = frozenset({"administrator"})
 # Whoever leads any project, or manages any institution, has a log: of that.
 HAS_LOG: Final = frozenset({"stranger", "manager", "pi", "institution", "foreign", "auditor", "administrator"})
 
+SEES_STATEMENTS: Final = frozenset({"manager", "pi", "institution", "auditor", "administrator"})
+SEES_REQUEST: Final = SEES_STATEMENTS | {"reviewer"}
+DECIDES: Final = frozenset({"reviewer", "administrator"})
+VERIFIES: Final = frozenset({"institution", "foreign", "administrator"})
+
 Maker = Callable[[World], Any]
 
 
@@ -55,6 +60,7 @@ class Row:
     others: Mapping[str, int] = field(default_factory=dict)
     data: Maker | None = None
     path: Mapping[str, Maker] = field(default_factory=dict)
+    query: str = ""
     is_own: bool = False
     """Does it concern nothing but the person who asks? Then an auditor may do it, too."""
 
@@ -75,9 +81,38 @@ PARAMETERS: Final[dict[str, Maker]] = {
     "user_id": lambda world: world.people["member"].pk,
     "username": lambda world: world.people["member"].username,
     "pk": lambda world: world.appointment.pk,
+    "policy_id": lambda world: world.policy.pk,
+    "month": lambda world: "2026-06",
+    "kind": lambda world: "new-project",
 }
 _CLUSTER: Final[dict[str, Maker]] = {"code": lambda world: world.partition.cluster.code}
 _NEW: Final[Maker] = lambda world: {"person": world.newcomer.username, "role": "MEMBER"}  # noqa: E731
+
+_REQUEST: Final[dict[str, Maker]] = {"uuid": lambda world: world.request.uuid}
+_ASKED: Final[dict[str, Maker]] = {"uuid": lambda world: world.asked.uuid}
+_REASON: Final[Maker] = lambda world: {"reason": "it is time", "confirmed": "yes"}  # noqa: E731
+_WORDS: Final[Maker] = lambda world: {"words": "because"}  # noqa: E731
+# Who sees a request and may not take the step is brought back to it, and told.
+_STEP: Final[dict[str, Any]] = {
+    "method": "POST",
+    "who": DECIDES,
+    "ok": 302,
+    "others": dict.fromkeys(SEES_REQUEST - DECIDES, 302),
+    "path": _REQUEST,
+}
+_OWN_STEP: Final[dict[str, Any]] = {
+    "method": "POST",
+    "who": frozenset({"manager", "pi"}),
+    "ok": 302,
+    "others": dict.fromkeys(SEES_REQUEST - {"manager", "pi"}, 302),
+    "path": _ASKED,
+}
+_API_STEP: Final[dict[str, Any]] = {**_STEP, "ok": 200, "others": dict.fromkeys(SEES_REQUEST - DECIDES, 403)}
+_API_OWN_STEP: Final[dict[str, Any]] = {
+    **_OWN_STEP,
+    "ok": 200,
+    "others": dict.fromkeys(SEES_REQUEST - {"manager", "pi"}, 403),
+}
 
 PAGES: Final = (
     Row(act="Dashboard", name="dashboard", who=SIGNED_IN),
@@ -128,6 +163,52 @@ PAGES: Final = (
         who=ADMINISTRATOR,
         ok=302,
         path=_CLUSTER,
+    ),
+    Row(act="Forecast of a project's allocations", name="project-forecast", who=SEES_PROJECT),
+    Row(act="Monthly statements of a project", name="project-statements", who=SEES_STATEMENTS),
+    Row(act="One of them", name="project-statement", who=SEES_STATEMENTS),
+    Row(act="Report of use (of what one leads or manages, else one's own)", name="usage-report", who=SIGNED_IN),
+    Row(act="The same as a file", name="usage-report-export", who=SIGNED_IN),
+    Row(act="Which limits hold for oneself", name="limits", who=SIGNED_IN),
+    Row(act="See the policies", name="policy-list", who=SEES_ALL),
+    Row(act="Form of a new policy", name="policy-new", who=ADMINISTRATOR),
+    Row(act="Make a policy", name="policy-new", method="POST", who=ADMINISTRATOR, ok=200),  # an empty form
+    Row(act="Form of a policy", name="policy-edit", who=ADMINISTRATOR),
+    Row(act="Change a policy", name="policy-edit", method="POST", who=ADMINISTRATOR, ok=200),
+    Row(act="Remove a policy", name="policy-delete", method="POST", who=ADMINISTRATOR, ok=302),
+    Row(act="List of jobs to approve (that one may decide)", name="job-approvals", who=SIGNED_IN),
+    Row(
+        act="Approve or refuse a large job",
+        name="job-decide",
+        method="POST",
+        who=DECIDES,
+        ok=302,
+        path={"job_id": lambda world: world.big_job.pk},
+    ),
+    Row(act="List of requests that concern one", name="request-list", who=SIGNED_IN),
+    Row(act="Choose what to ask for", name="request-choose", who=SIGNED_IN),
+    Row(act="Form of a request", name="request-new", who=SIGNED_IN),
+    Row(act="Ask for a new project", name="request-new", method="POST", who=SIGNED_IN, is_own=True),  # an empty form
+    Row(act="See a request", name="request-detail", who=SEES_REQUEST, path=_REQUEST),
+    Row(act="Approve a request", name="request-approve", data=_REASON, **_STEP),
+    Row(act="Reject a request", name="request-reject", data=_REASON, **_STEP),
+    Row(act="Ask back", name="request-ask-back", data=_WORDS, **_STEP),
+    Row(act="Answer what was asked back", name="request-answer", data=_WORDS, **_OWN_STEP),
+    Row(act="Withdraw a request", name="request-withdraw", **_OWN_STEP),
+    Row(act="Verify a researcher: form", name="researcher-verify", who=VERIFIES),
+    Row(act="Verify a researcher", name="researcher-verify", method="POST", who=VERIFIES),  # an empty form
+    Row(act="One's messages", name="notification-list", who=SIGNED_IN),
+    Row(
+        act="Mark a message as read",
+        name="notification-read",
+        method="POST",
+        who=frozenset({"member"}),
+        ok=302,
+        path={"pk": lambda world: world.notification.pk},
+        is_own=True,
+    ),
+    Row(
+        act="Mark all messages as read", name="notification-read-all", method="POST", who=SIGNED_IN, ok=302, is_own=True
     ),
     Row(act="See who holds which office", name="appointment-list", who=SEES_ALL),
     Row(
@@ -181,6 +262,28 @@ API: Final = (
     Row(act="API: allocations", name="api-allocations", who=SIGNED_IN),
     Row(act="API: an allocation", name="api-allocation", who=SEES_PROJECT),
     Row(act="API: an allocation's ledger", name="api-allocation-entries", who=SEES_PROJECT),
+    Row(act="API: report of use", name="api-usage-report", who=SIGNED_IN, query="?from=2026-05-01&to=2026-06-01"),
+    Row(act="API: requests", name="api-requests", who=SIGNED_IN),
+    Row(
+        act="API: ask for a project, hours or a change",
+        name="api-requests",
+        method="POST",
+        who=frozenset({"manager", "pi", "institution", "administrator"}),
+        ok=201,
+        refused=400,
+        data=lambda world: world.request_body(),
+    ),
+    Row(act="API: a request", name="api-request", who=SEES_REQUEST, path=_REQUEST),
+    Row(
+        act="API: approve a request",
+        name="api-request-approve",
+        data=lambda world: {"reason": "it is time"},
+        **_API_STEP,
+    ),
+    Row(act="API: reject a request", name="api-request-reject", data=lambda world: {"reason": "not now"}, **_API_STEP),
+    Row(act="API: ask back", name="api-request-ask-back", data=_WORDS, **_API_STEP),
+    Row(act="API: answer what was asked back", name="api-request-answer", data=_WORDS, **_API_OWN_STEP),
+    Row(act="API: withdraw a request", name="api-request-withdraw", **_API_OWN_STEP),
     Row(act="API: audit log", name="api-audit", who=HAS_LOG),
     Row(act="API: clusters", name="api-clusters", who=SIGNED_IN),
     Row(act="API: partitions", name="api-partitions", who=SIGNED_IN),
@@ -251,6 +354,7 @@ BACK_OFFICE: Final = frozenset(
         *("accounts.cluster", "accounts.institution", "accounts.ledgerentry", "accounts.partition"),
         *("accounts.policy", "accounts.project", "accounts.resourceclass", "accounts.user"),
         *("jobs.calibrationversion", "jobs.estimate", "jobs.job", "jobs.measurement", "jobs.usagerecord"),
+        *("accounts.cohort", "accounts.institutiondomain", "accounts.starterpolicy", "accounts.verification"),
         *("account.emailaddress", "knox.authtoken"),
     }
 )

@@ -6,9 +6,27 @@ from typing import Any
 
 from django.utils import timezone
 
-from accounts.models import Allocation, Appointment, Membership, Office, Partition, Project, Role, User
+from accounts.models import (
+    ActSource,
+    Allocation,
+    AllocationRequest,
+    Appointment,
+    Membership,
+    Notification,
+    Office,
+    Partition,
+    Policy,
+    Project,
+    RequestKind,
+    Role,
+    User,
+)
+from accounts.services import requests
+from accounts.services.acts import Act
+from accounts.services.request_rules import Draft
 from jobs.backends.dummy import DummyBackend
 from jobs.models import Job
+from jobs.states import HoldReason, JobState
 from tests.factories import make_allocation, make_institution, make_partition, make_project, make_user
 from tests.job_factories import make_job
 
@@ -24,6 +42,15 @@ class World:
     allocation: Allocation
     job: Job
     appointment: Appointment
+    request: AllocationRequest
+    """Of the PI, to be decided."""
+    asked: AllocationRequest
+    """Of the PI, asked back."""
+    notification: Notification
+    """To the plain member."""
+    policy: Policy
+    big_job: Job
+    """Waits for approval."""
 
     def job_body(self) -> dict[str, Any]:
         """A job that is allowed in the project."""
@@ -49,6 +76,17 @@ class World:
             "workload": {"model": {"preset": "char-transformer-demo"}, "tokens": 10**6},
         }
 
+    def request_body(self) -> dict[str, Any]:
+        """A request for hours of the project."""
+        return {
+            "kind": "SUPPLEMENT",
+            "project": self.project.code,
+            "justification": "one more run",
+            "amounts": {self.partition.resource_class.code: 3600},
+            "start_at": (timezone.now() + timedelta(days=1)).isoformat(),
+            "end_at": (timezone.now() + timedelta(days=100)).isoformat(),
+        }
+
 
 def make_world() -> World:
     now = timezone.now()
@@ -68,6 +106,17 @@ def make_world() -> World:
         project, partition.resource_class, start_at=now - timedelta(days=1), end_at=now + timedelta(days=300)
     )
     DummyBackend.reset("dummy", now=now)
+    asking = Act(actor=people["pi"], at=now, source=ActSource.PAGE)
+    reviewing = Act(actor=people["reviewer"], at=now, source=ActSource.PAGE)
+    ended, leaving = (
+        requests.submit(asking, Draft(kind=kind, project=project, justification="we are done", **more))
+        for kind, more in (
+            (RequestKind.END_OF_PROJECT, {}),
+            (RequestKind.CHANGE_OF_PI, {"new_pi": people["manager"]}),
+        )
+    )
+    big_job = make_job(people["owner"], project, partition, at=now)
+    Job.objects.filter(pk=big_job.pk).update(state=JobState.HELD, state_reason=HoldReason.APPROVAL)
     return World(
         people=people,
         newcomer=make_user("newcomer"),
@@ -76,4 +125,9 @@ def make_world() -> World:
         allocation=allocation,
         job=make_job(people["owner"], project, partition, at=now),
         appointment=appointment,
+        request=ended,
+        asked=requests.ask_back(reviewing, leaving.uuid, "why?"),
+        notification=Notification.objects.create(user=people["member"], at=now, kind="job_lost"),
+        policy=Policy.objects.create(max_running_jobs=1000),
+        big_job=big_job,
     )
