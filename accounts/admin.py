@@ -12,6 +12,7 @@ from django.contrib.auth.models import Group
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
@@ -23,6 +24,7 @@ from accounts.models import (
     Institution,
     LedgerEntry,
     Membership,
+    Notification,
     Partition,
     Policy,
     Project,
@@ -30,6 +32,7 @@ from accounts.models import (
     User,
 )
 from accounts.services import ledger
+from accounts.services.notification_wording_alarms import WORDS
 
 HOUR_S = 3600
 
@@ -125,6 +128,30 @@ class AssociationChangeAdmin(ReadOnlyAdmin):
     search_fields = ("target", "call__exact")
     ordering = ("-pk",)
     show_full_result_count = False
+
+
+@admin.register(Notification)
+class NotificationAdmin(ReadOnlyAdmin):
+    """What people were told, in the reader's language."""
+
+    list_display = ("at", "subject", "text", "user")
+    list_filter = ("kind",)
+    list_select_related = ("user",)
+    ordering = ("-pk",)
+    show_full_result_count = False
+
+    @admin.display(description=_("subject"))
+    def subject(self, notice: Notification) -> str:
+        return _say(notice, 0)
+
+    @admin.display(description=_("text"))
+    def text(self, notice: Notification) -> str:
+        return _say(notice, 1)
+
+
+def _say(notice: Notification, part: int) -> str:
+    words = WORDS.get(notice.kind)
+    return gettext(words[part]) % notice.figures if words else notice.kind
 
 
 @admin.register(Partition)
