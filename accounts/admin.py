@@ -134,7 +134,8 @@ class AssociationChangeAdmin(ReadOnlyAdmin):
 class NotificationAdmin(ReadOnlyAdmin):
     """What people were told, in the reader's language."""
 
-    list_display = ("at", "subject", "text", "user")
+    list_display = ("at", "subject", "user")
+    fields = ("at", "user", "subject", "text", "path")
     list_filter = ("kind",)
     list_select_related = ("user",)
     ordering = ("-pk",)

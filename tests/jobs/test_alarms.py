@@ -78,8 +78,9 @@ def test_administrators_read_them_in_the_back_office(centre: Centre, client: Cli
     Cluster.objects.update(unavailable_since_at=centre.now(), last_error="<b>refused</b>")
     raise_alarms(at=centre.now() + timedelta(hours=1))
     client.force_login(root)
-    page = client.get("/admin/accounts/notification/").content.decode()
-    assert "Cluster dummy doesn&#x27;t answer" in page
+    listed = client.get("/admin/accounts/notification/").content.decode()
+    assert "Cluster dummy doesn&#x27;t answer" in listed
+    page = client.get(f"/admin/accounts/notification/{Notification.objects.get().pk}/change/").content.decode()
     assert "Last error: &lt;b&gt;refused&lt;/b&gt;" in page
 
 
