@@ -81,8 +81,8 @@ def may_cancel_job(user: User | AnonymousUser, *, owner_id: int, project_id: int
 
 
 def may_manage_clusters(user: User | AnonymousUser) -> bool:
-    """Staff: they see and mend what a cluster's scheduler has of the portal."""
-    return user.is_authenticated and user.is_active and user.is_staff
+    """Administrators see and mend what a cluster's scheduler has of the portal."""
+    return is_administrator(user)
 
 
 def leads_project(user: User | AnonymousUser, project_id: int) -> bool:

@@ -31,15 +31,11 @@ def pytest_configure() -> None:
     os.environ.setdefault(SESSION_VARIABLE, uuid.uuid4().hex)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever needs the real Slurm can be told apart, however it came by it: `-m slurm`. Before xdist reads groups."""
+    """Whatever needs the real Slurm can be told apart, however it came by it: `-m slurm`."""
     for item in items:
         if "slurm_lab" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slurm)
-        if item.get_closest_marker("browser"):
-            # One portal for all of them: its start costs more than they do.
-            item.add_marker(pytest.mark.xdist_group("browser"))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -94,8 +94,11 @@ def _copy_of_template(home: Home, environment: Mapping[str, str]) -> None:
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (directory / "done").exists():
-            for command in (("up", "--detach"), ("down",)):
-                _portal(command, made, plain | {"PORTAL_HOME": str(made.path)})
+            plain["PORTAL_HOME"] = str(made.path)
+            try:
+                _portal(("up", "--detach"), made, plain)
+            finally:
+                _portal(("down",), made, plain)
             shutil.rmtree(made.logs)
             (directory / "done").touch()
         # With its owners: PostgreSQL's files are another user's when the tests run as root.

@@ -36,6 +36,7 @@ from accounts.models import (
     InstitutionDomain,
     LedgerEntry,
     Membership,
+    Notification,
     Partition,
     Policy,
     Project,
@@ -44,7 +45,7 @@ from accounts.models import (
     User,
     Verification,
 )
-from accounts.services import cohorts, ledger
+from accounts.services import cohorts, ledger, notification_wording
 
 HOUR_S = 3600
 
@@ -148,6 +149,26 @@ class AssociationChangeAdmin(ReadOnlyAdmin):
     search_fields = ("target", "call__exact")
     ordering = ("-pk",)
     show_full_result_count = False
+
+
+@admin.register(Notification)
+class NotificationAdmin(ReadOnlyAdmin):
+    """What people were told, in the reader's language."""
+
+    list_display = ("at", "subject", "user")
+    fields = ("at", "user", "subject", "text", "path")
+    list_filter = ("kind",)
+    list_select_related = ("user",)
+    ordering = ("-pk",)
+    show_full_result_count = False
+
+    @admin.display(description=_("subject"))
+    def subject(self, notice: Notification) -> str:
+        return notification_wording.describe(notice).subject
+
+    @admin.display(description=_("text"))
+    def text(self, notice: Notification) -> str:
+        return notification_wording.describe(notice).text
 
 
 @admin.register(Partition)
