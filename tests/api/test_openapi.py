@@ -88,6 +88,12 @@ def test_answers_are_as_the_document_says(site: Site, document: dict[str, Any]) 
     steps["withdraw_request"] = pi.post(f"requests/{asked}/withdraw")
     steps["reject_request"] = staff.post(f"requests/{ask()}/reject", {"reason": "no"})
     steps["list_requests"], steps["get_request"] = pi.get("requests"), pi.get(f"requests/{asked}")
+    steps["add_member"] = pi.post("projects/nlp/members", {"person": site.stranger.username})
+    path = f"projects/nlp/members/{site.stranger.username}"
+    steps["change_member"] = pi.post(path, {"role": "MANAGER"})
+    steps["list_members"], steps["list_audit"] = pi.get("projects/nlp/members"), pi.get("audit")
+    assert len(steps["list_audit"].json()["results"]) >= 2
+    assert pi.delete(path).status_code == 204
     answers = {
         **steps,
         "get_me": api.get("me"),
@@ -117,7 +123,7 @@ def test_answers_are_as_the_document_says(site: Site, document: dict[str, Any]) 
         "approve_request": staff.post(f"requests/{ask()}/approve", {"reason": "done"}),
     }
     described = {operation["operationId"]: operation for _path, _method, operation in operations(document)}
-    assert set(answers) == set(described) - {"revoke_token"}
+    assert set(answers) == set(described) - {"revoke_token", "remove_member"}
     for name, answer in answers.items():
         content = described[name]["responses"][str(answer.status_code)]["content"]["application/json"]
         validate(answer.json(), {**content["schema"], "components": document["components"]}, cls=OAS31Validator)

@@ -113,7 +113,9 @@ def test_a_class_that_is_not_allowed_is_refused_at_submission_and_in_a_dry_run(c
 
 def test_a_job_over_a_concurrency_limit_is_held_and_goes_on_by_itself(centre: Centre) -> None:
     make_policy(institution=centre.project.institution, max_running_jobs=1)
-    first, second = centre.submit(), centre.submit()
+    first = centre.submit()
+    centre.backend.advance(1)
+    second = centre.submit()
     centre.tick()
     second.refresh_from_db()
     assert (second.state, second.state_reason) == (JobState.HELD, HoldReason.LIMIT)

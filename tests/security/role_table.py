@@ -354,7 +354,8 @@ BACK_OFFICE: Final = frozenset(
         *("accounts.cluster", "accounts.institution", "accounts.ledgerentry", "accounts.partition"),
         *("accounts.policy", "accounts.project", "accounts.resourceclass", "accounts.user"),
         *("jobs.calibrationversion", "jobs.estimate", "jobs.job", "jobs.measurement", "jobs.usagerecord"),
-        *("accounts.cohort", "accounts.institutiondomain", "accounts.starterpolicy", "accounts.verification"),
+        *("accounts.cohort", "accounts.institutiondomain", "accounts.notification", "accounts.starterpolicy"),
+        *("accounts.verification",),
         *("account.emailaddress", "knox.authtoken"),
     }
 )

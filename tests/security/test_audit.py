@@ -111,7 +111,7 @@ def test_nobody_gives_or_takes_the_pis_role_by_a_form(world: World) -> None:
     client.post(reverse("project-member-role", args=["nlp", pi.pk]), {"role": "MEMBER"})
     client.post(reverse("project-member-role", args=["nlp", world.people["member"].pk]), {"role": "PI"})
     assert Membership.objects.get(project=world.project, role=Role.PI).user == pi
-    assert not AuditEvent.objects.exists()
+    assert not AuditEvent.objects.filter(target_kind="member").exists()
 
 
 def test_unknown_and_closed_people_are_told_of_in_the_same_words(world: World) -> None:
@@ -150,18 +150,23 @@ def test_offices_are_given_once_and_ended_with_a_line_each(world: World) -> None
 def test_ending_anothers_job_is_an_act_and_ending_ones_own_is_not(world: World) -> None:
     url = reverse("job-cancel", args=[world.job.pk])
     signed_in(world.people["pi"]).post(url)
-    row = AuditEvent.objects.get()
+    row = AuditEvent.objects.get(target_kind="job")
     assert (row.action, row.project, row.before["owner"]) == ("job.cancel", "nlp", "the-owner")
     signed_in(world.people["owner"]).post(url)
-    assert AuditEvent.objects.count() == 1
+    assert AuditEvent.objects.filter(target_kind="job").count() == 1
 
 
 def test_each_finds_what_concerns_them_and_addresses_are_for_the_centre(world: World) -> None:
+    last = max(AuditEvent.objects.values_list("pk", flat=True))
     record(target="centre")
     record(target="ours", project=world.project)
     record(target="theirs", project=Project.objects.get(code="elsewhere"))
     seen = {
-        name: [event.target for event, _changes in signed_in(world.people[name]).get("/audit/").context["rows"]]
+        name: [
+            row.target
+            for row, _changes in signed_in(world.people[name]).get("/audit/").context["rows"]
+            if row.pk > last
+        ]
         for name in ("administrator", "auditor", "pi", "institution", "foreign", "stranger")
     }
     everything = ["theirs", "ours", "centre"]
@@ -192,12 +197,13 @@ def test_each_finds_what_concerns_them_and_addresses_are_for_the_centre(world: W
     ],
 )
 def test_the_log_is_searched_by_each_field(world: World, query: str, found: set[str]) -> None:
+    of_the_world = set(AuditEvent.objects.values_list("target", flat=True))
     record(target="a", action="member.add")
     record(world.people["pi"], target="b", action="member.remove", reason="The Second one")
     record(target="c", action="policy.change", at=NOW + timedelta(days=3))
     page = signed_in(world.people["auditor"]).get(f"/audit/?{query}")
     assert page.status_code == 200
-    assert {event.target for event, _changes in page.context["rows"]} == found
+    assert {event.target for event, _changes in page.context["rows"]} - of_the_world == found
 
 
 @pytest.mark.django_db
@@ -223,9 +229,9 @@ def test_the_file_harms_no_spreadsheet(world: World) -> None:
     answer = signed_in(world.people["auditor"]).get("/audit/export")
     content = b"".join(answer.streaming_content).decode("utf-8")  # type: ignore[attr-defined]
     assert content.startswith("\ufeff")
-    rows = list(csv.DictReader(io.StringIO(content[1:])))
-    assert rows[0]["target"] == "'=HYPERLINK(1)"
-    assert rows[0]["reason"] == 'a "quoted", reason\nof two lines'
+    (row,) = (row for row in csv.DictReader(io.StringIO(content[1:])) if "HYPERLINK" in row["target"])
+    assert row["target"] == "'=HYPERLINK(1)"
+    assert row["reason"] == 'a "quoted", reason\nof two lines'
 
 
 def test_a_difference_names_what_came_what_went_and_what_changed() -> None:
