@@ -1,5 +1,6 @@
 """Queries, as chainable adjectives. They know fields, never model classes."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,10 +17,15 @@ class ProjectQuerySet(models.QuerySet[Any]):
     """Projects."""
 
     def visible_to(self, user: "User | AnonymousUser") -> Self:
-        """Those the person is a member of; all for staff."""
+        """Those the person is a member of, those of institutions they manage; all for the centre's offices."""
         if not user.is_authenticated or not user.is_active:
             return self.none()
-        return self if user.is_staff else self.filter(memberships__user=user)
+        if _looks_at_all(user):
+            return self
+        if managed := user.managed_institution_ids:
+            # Not a join: the person may be a member of what they also see by their office.
+            return self.filter(Q(institution__in=managed) | Q(pk__in=user.memberships.values("project")))
+        return self.filter(memberships__user=user)
 
     def active(self) -> Self:
         """Those that may spend."""
@@ -62,10 +68,14 @@ class AllocationQuerySet(models.QuerySet[Any]):
         return self.filter(project_id=project_id, resource_class_id=resource_class_id).order_by("end_at", "pk")
 
     def visible_to(self, user: "User | AnonymousUser") -> Self:
-        """Those of projects the person is a member of; all for staff."""
+        """Those of the projects the person may see."""
         if not user.is_authenticated or not user.is_active:
             return self.none()
-        return self if user.is_staff else self.filter(project__memberships__user=user)
+        if _looks_at_all(user):
+            return self
+        if managed := user.managed_institution_ids:
+            return self.filter(Q(project__institution__in=managed) | Q(project__in=user.memberships.values("project")))
+        return self.filter(project__memberships__user=user)
 
     def with_available(self) -> Self:
         """Annotate `available` (accelerator-seconds)."""
@@ -75,6 +85,31 @@ class AllocationQuerySet(models.QuerySet[Any]):
         """Accelerator-seconds that can still be reserved, over all rows."""
         total = self.aggregate(total=Coalesce(Sum(F("granted_s") - F("reserved_s") - F("used_s")), 0))["total"]
         return int(total)
+
+
+class RequestQuerySet(models.QuerySet[Any]):
+    """Requests."""
+
+    def still_open(self) -> Self:
+        """Those that nobody has decided or withdrawn."""
+        return self.filter(state__in=("SUBMITTED", "ASKED_BACK"))
+
+    def with_names(self) -> Self:
+        """With the rows that lists and pages name."""
+        return self.select_related("requester", "project", "institution", "new_pi", "decided_by")
+
+
+class AuditQuerySet(models.QuerySet[Any]):
+    """Lines of the audit log."""
+
+    def within(self, *, institutions: Iterable[str], projects: Iterable[str]) -> Self:
+        """Those of some institutions or projects, by their codes."""
+        return self.filter(Q(institution__in=list(institutions)) | Q(project__in=list(projects)))
+
+
+def _looks_at_all(user: "User") -> bool:
+    """Administrators, auditors and reviewers see every project and what it was granted."""
+    return user.is_staff or user.holds("AUDITOR", "REVIEWER")
 
 
 def ledger_mismatch() -> Q:

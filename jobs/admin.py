@@ -3,14 +3,18 @@
 from typing import Any
 
 from django.contrib import admin, messages
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 from unfold.admin import TabularInline
 
+from accounts.acting import act_of
 from accounts.admin import ReadOnlyAdmin
+from accounts.models import ActSource
+from accounts.services import audit
+from accounts.services.acts import Act
 from jobs.models import CalibrationVersion, Estimate, Job, JobEvent, JobSegment, Measurement, UsageRecord
 from jobs.services.calibration import OtherEngine, activate_version, deactivate
 from jobs.services.cancellation import cancel_job
@@ -51,8 +55,9 @@ class JobAdmin(ReadOnlyAdmin):
 
     @admin.action(description=_("Cancel the selected jobs"))
     def cancel_selected(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
-        now = timezone.now()
-        ended = sum(cancel_job(job=job, user=request.user, at=now) for job in queryset)  # type: ignore[arg-type]
+        act = act_of(request, ActSource.ADMIN)
+        who: dict[str, Any] = {"user": act.actor, "at": act.at, "source": act.source, "ip_address": act.ip_address}
+        ended = sum(cancel_job(job=job, **who) for job in queryset)
         nudge_after_commit(cancelled=True)
         messages.success(
             request,
@@ -110,8 +115,11 @@ class CalibrationVersionAdmin(ReadOnlyAdmin):
         if len(chosen := list(queryset)) != 1:
             messages.error(request, _("Select one version: only one can be in use."))
             return
+        act = act_of(request, ActSource.ADMIN)
         try:
-            version = activate_version(chosen[0].pk, at=timezone.now(), by=request.user)  # type: ignore[arg-type]
+            with transaction.atomic():
+                version = activate_version(chosen[0].pk, at=act.at, by=act.actor)
+                _record(act, "calibration.activate", version.pk)
         except OtherEngine as error:
             messages.error(
                 request,
@@ -123,8 +131,16 @@ class CalibrationVersionAdmin(ReadOnlyAdmin):
 
     @admin.action(description=_("Use none: estimates are the engine's own"))
     def use_none(self, request: HttpRequest, queryset: QuerySet[CalibrationVersion]) -> None:
-        version = deactivate(by=request.user)  # type: ignore[arg-type]
+        act = act_of(request, ActSource.ADMIN)
+        with transaction.atomic():
+            version = deactivate(by=act.actor)
+            if version is not None:
+                _record(act, "calibration.deactivate", version)
         if version is None:
             messages.info(request, _("No calibration was in use."))
         else:
             messages.success(request, _("Calibration version %(version)s is out of use.") % {"version": version})
+
+
+def _record(act: Act, action: str, version: int) -> None:
+    audit.record(act, action, target_kind="calibration", target=str(version))

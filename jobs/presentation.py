@@ -9,7 +9,10 @@ from django.utils.translation import gettext as _
 from jobs.launch import CONTINUE_EXIT_CODE, NO_PROGRESS_EXIT_CODE
 from jobs.models import EventKind, Job, JobEvent, JobSegment
 from jobs.services.allowed_wording import describe_allowed
+from jobs.services.borrowing import WaitReason
 from jobs.services.calibration import describe_calibration
+from jobs.services.chain import PREEMPTED
+from jobs.services.fair_share import Place
 from jobs.services.scheduler_wording import describe_scheduler_reason
 from jobs.services.wording import duration_in_words, hours
 from jobs.states import JobState
@@ -61,7 +64,7 @@ STATE_MEANINGS = {
 _PORTAL_REASONS = {
     "cancelled": gettext_lazy("on request"),
     "cluster_down": gettext_lazy("the cluster doesn't answer; the job waits and goes on by itself"),
-    "approval": gettext_lazy("waits for an administrator's approval"),
+    "approval": gettext_lazy("waits for approval: it is larger than policy lets run without"),
     "project_closed": gettext_lazy("This project is closed: no new jobs can be submitted."),
     "written_off": gettext_lazy("an administrator wrote it off; nothing was charged"),
     "owner_may_not_submit": gettext_lazy("its owner may no longer submit in this project"),
@@ -71,8 +74,17 @@ _PORTAL_REASONS = {
     "started_twice": gettext_lazy(
         "the cluster lost sight of it when it had begun, and started it again; that second run did nothing"
     ),
+    "preempted": gettext_lazy(
+        "the owners of its accelerators needed them; it goes on by itself when some are idle again"
+    ),
+    "share_in_use": gettext_lazy("the project's share of the partition is in use; it waits for its own jobs to end"),
+    "reclaiming": gettext_lazy("its share is lent out; the borrowers have been told to make room"),
+    "nothing_idle": gettext_lazy("the owners use their shares themselves now; it starts when something is idle"),
+    "borrowing_limit": gettext_lazy("its project borrows as much as it may; it starts when that has become less"),
     "lost": gettext_lazy("neither the cluster's queue nor its accounting knows the job"),
 }
+
+_WAITS_FOR_SHARES = frozenset({PREEMPTED, *WaitReason})
 
 _LIMITS = {
     "max_queued_jobs": gettext_lazy("%(allowed)s queued jobs are allowed"),
@@ -80,11 +92,15 @@ _LIMITS = {
     "max_accelerators_in_use": gettext_lazy("%(allowed)s accelerators in use are allowed"),
     "max_accelerators_per_job": gettext_lazy("%(allowed)s accelerators per job are allowed"),
     "max_time_limit_minutes": gettext_lazy("%(allowed)s minutes of time limit are allowed"),
+    "max_jobs_per_day": gettext_lazy("%(allowed)s jobs in 24 hours are allowed"),
+    "allowed_classes": gettext_lazy("resource classes %(allowed)s are allowed"),
 }
 
 _SCOPES = {
     "user": gettext_lazy("for you"),
     "partition": gettext_lazy("on this partition"),
+    "job_kind": gettext_lazy("for this kind of job"),
+    "institution": gettext_lazy("in this institution's projects"),
     "centre": gettext_lazy("at this centre"),
     "project": gettext_lazy("for this project"),
 }
@@ -136,6 +152,8 @@ def describe_basis(result: Mapping[str, Any]) -> str:
 
 def describe_state(job: Job) -> str:
     """What the job's state means."""
+    if job.state == JobState.QUEUED and job.state_reason in _WAITS_FOR_SHARES:
+        return _("The job waits in the portal and goes on by itself.")
     return str(STATE_MEANINGS.get(JobState(job.state), ""))
 
 
@@ -155,6 +173,10 @@ def describe_reason(reason: str, detail: Mapping[str, Any]) -> str:
             "needed": hours(detail.get("needed_s", 0)),
             "available": hours(detail.get("available_s", 0)),
         }
+    if reason == "member_cap":
+        return _("needs %(needed)s accelerator-hours; its owner has %(taken)s of at most %(cap)s in the project") % {
+            key: hours(detail.get(f"{key}_s", 0)) for key in ("needed", "taken", "cap")
+        }
     if reason == "invalid":
         return _("%(field)s is not allowed; allowed: %(allowed)s") % {
             "field": detail.get("field", "?"),
@@ -162,10 +184,28 @@ def describe_reason(reason: str, detail: Mapping[str, Any]) -> str:
         }
     if reason == "scheduler":
         return _("the cluster refused it: %(words)s") % {"words": detail.get("words", "")}
+    if reason == "approval_refused":
+        return _("approval was refused: %(words)s") % {"words": detail.get("words", "")}
     if reason in _PORTAL_REASONS:
         return str(_PORTAL_REASONS[reason])
     words = describe_scheduler_reason(reason)
     return words.clause if words else _("other reason, in the scheduler's own word: %(word)s") % {"word": reason}
+
+
+def describe_place(place: Place) -> str:
+    """Where a waiting job stands and why, as sentences."""
+    return _(
+        "Place %(position)s of %(total)s. Share of the project: %(share)s, its recent use: %(use)s; yours of all: "
+        "%(own)s. Waiting for %(age)s; for its use it counts as %(advantage)s older."
+    ) % {
+        "position": place.position,
+        "total": place.total,
+        "share": f"{place.project_share:.1%}",
+        "use": f"{place.project_use:.1%}",
+        "own": f"{place.person_use:.1%}",
+        "age": duration_in_words(int(place.age_s)),
+        "advantage": duration_in_words(int(place.advantage_s)),
+    }
 
 
 def describe_advice(reason: str) -> str:
@@ -182,6 +222,8 @@ def describe_event(event: JobEvent) -> str:
         return _("%(state)s: %(why)s") % {"state": label, "why": why} if why else label
     if event.kind == EventKind.CANCEL_REQUESTED:
         return _("Cancellation requested")
+    if event.kind == EventKind.APPROVED:
+        return _("Approved")
     if event.kind == EventKind.DISPATCH_DELAYED:
         return _("The cluster doesn't answer; the job is handed over when it does")
     if event.kind == EventKind.TIME_LIMIT_CHANGED:
@@ -189,12 +231,18 @@ def describe_event(event: JobEvent) -> str:
             "old": duration_in_words(60 * event.detail.get("from_minutes", 0)),
             "new": duration_in_words(60 * event.detail.get("to_minutes", 0)),
         }
+    if event.kind == EventKind.PREEMPT_REQUESTED:
+        return _("The owners of its accelerators need them: it is told to write a checkpoint and make room")
     if event.kind == EventKind.SEGMENT_ENDED:
         return _describe_segment_end(event)
     text = _("Charged %(charged)s accelerator-hours; %(released)s given back") % {
         "charged": hours(event.detail.get("charged_s", 0)),
         "released": hours(event.detail.get("released_s", 0)),
     }
+    if event.detail.get("is_overrun"):
+        return _("Not charged: %(hours)s accelerator-hours used beyond the allocation, on idle accelerators") % {
+            "hours": hours(event.detail.get("shortfall_s", 0))
+        }
     if event.detail.get("shortfall_s"):
         text += gettext(" (%(shortfall)s could not be charged)") % {"shortfall": hours(event.detail["shortfall_s"])}
     return text
@@ -207,6 +255,8 @@ def describe_segment_end(segment: JobSegment) -> str:
 
 def _name_end(state: str, exit_code: int | None) -> str:
     """A segment that stopped to be continued is no failure, though its scheduler calls it one."""
+    if state == JobState.PREEMPTED and exit_code == CONTINUE_EXIT_CODE:
+        return _("made room, at a checkpoint")
     if state == JobState.FAILED and exit_code == CONTINUE_EXIT_CODE:
         return _("stopped at a checkpoint")
     if state == JobState.FAILED and exit_code == NO_PROGRESS_EXIT_CODE:

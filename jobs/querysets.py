@@ -8,9 +8,9 @@ from django.db import models
 from django.db.models import Count, F, Q, Sum, Window
 from django.db.models.functions import RowNumber
 
-from accounts.access import visible_jobs_filter
-from accounts.models import User
-from jobs.states import IN_SCHEDULER, OCCUPYING, TERMINAL, WAITING, JobState
+from accounts.access import readable_jobs_filter, visible_jobs_filter
+from accounts.models import JobKind, User
+from jobs.states import IN_SCHEDULER, OCCUPYING, TERMINAL, WAITING, HoldReason, JobState
 
 
 class JobQuerySet(models.QuerySet[Any]):
@@ -19,6 +19,10 @@ class JobQuerySet(models.QuerySet[Any]):
     def visible_to(self, user: User | AnonymousUser) -> Self:
         """Jobs the person may see: the only door for interfaces."""
         return self.filter(visible_jobs_filter(user))
+
+    def readable_by(self, user: User | AnonymousUser) -> Self:
+        """Jobs whose script, environment, log and metrics the person may read."""
+        return self.filter(readable_jobs_filter(user))
 
     def with_names(self) -> Self:
         """Join what lists and pages show of a job's surroundings, so that a row costs no query."""
@@ -37,8 +41,21 @@ class JobQuerySet(models.QuerySet[Any]):
         return self.filter(state=JobState.SUBMITTED).order_by("submitted_at", "pk")
 
     def held(self) -> Self:
-        """Held, oldest first."""
-        return self.filter(state=JobState.HELD).order_by("submitted_at", "pk")
+        """Held and going on by themselves, oldest first: those that wait for somebody's approval don't."""
+        held = self.filter(state=JobState.HELD).exclude(state_reason=HoldReason.APPROVAL)
+        return held.order_by("submitted_at", "pk")
+
+    def awaiting_approval(self) -> Self:
+        """Held until somebody approves, oldest first."""
+        return self.filter(state=JobState.HELD, state_reason=HoldReason.APPROVAL).order_by("submitted_at", "pk")
+
+    def submitted_since(self, since: datetime) -> Self:
+        """Submitted after that moment; refused ones are not counted."""
+        return self.filter(submitted_at__gt=since).exclude(state=JobState.REJECTED)
+
+    def of_kind(self, kind: str) -> Self:
+        """Of one kind of policy (`Job.kind`)."""
+        return self.filter(workload__isnull=kind == JobKind.SCRIPT)
 
     def oldest_of_each_share(self, count: int) -> Self:
         """The `count` oldest of each person in each project on each partition: what limits are counted for."""

@@ -8,7 +8,18 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from jobs.services import admission, associations, clusters, dispatch, recalibration, reconcile, waiting
+from accounts.services import expiry, mail
+from jobs.services import (
+    admission,
+    alarms,
+    associations,
+    clusters,
+    dispatch,
+    recalibration,
+    reconcile,
+    usage_days,
+    waiting,
+)
 from jobs.services.schedulers import queue_of
 from jobs.services.turns import take_turn
 
@@ -88,6 +99,28 @@ def sync_associations() -> None:
 @shared_task(name="jobs.calibrate")
 def calibrate() -> None:
     recalibration.recalibrate(at=timezone.now())
+
+
+@shared_task(name="jobs.raise_alarms")
+def raise_alarms() -> None:
+    alarms.raise_alarms(at=timezone.now())
+
+
+@shared_task(name="jobs.send_mail")
+def send_mail() -> None:
+    if mail.send_due_mail(now=timezone.now) == mail.BATCH:
+        send_mail.delay()  # there are more: don't wait for the next tick
+
+
+@shared_task(name="jobs.expire_allocations")
+def expire_allocations() -> None:
+    expiry.expire_allocations(at=timezone.now())
+    expiry.announce_expiry(at=timezone.now())
+
+
+@shared_task(name="jobs.refresh_usage_days")
+def refresh_usage_days() -> None:
+    usage_days.refresh_usage_days()
 
 
 def nudge_after_commit(*, cancelled: bool = False) -> None:

@@ -2,7 +2,21 @@
 
 from django.urls import URLPattern, path
 
-from jobs.views import associations, clusters, dashboard, job_list, job_page, new_job, output, project_parts
+from jobs.views import (
+    approvals,
+    associations,
+    clusters,
+    dashboard,
+    job_list,
+    job_page,
+    limits,
+    new_job,
+    output,
+    policies,
+    project_parts,
+    reports,
+    statements,
+)
 
 urlpatterns: list[URLPattern] = [
     path("", dashboard.dashboard, name="dashboard"),
@@ -17,8 +31,20 @@ urlpatterns: list[URLPattern] = [
     path("jobs/<uuid:job_id>/log", output.job_log, name="job-log"),
     path("jobs/<uuid:job_id>/log/download", output.job_log_download, name="job-log-download"),
     path("jobs/<uuid:job_id>/metrics", output.job_metrics, name="job-metrics"),
+    path("jobs/approvals", approvals.approval_list, name="job-approvals"),
+    path("jobs/<uuid:job_id>/decide", approvals.job_decide, name="job-decide"),
+    path("limits/", limits.limits_page, name="limits"),
+    path("policies/", policies.policy_list, name="policy-list"),
+    path("policies/new", policies.policy_edit, name="policy-new"),
+    path("policies/<int:policy_id>", policies.policy_edit, name="policy-edit"),
+    path("policies/<int:policy_id>/delete", policies.policy_delete, name="policy-delete"),
     path("projects/<slug:code>/usage", project_parts.project_usage, name="project-usage"),
     path("projects/<slug:code>/ledger", project_parts.project_ledger, name="project-ledger"),
+    path("projects/<slug:code>/forecast", reports.project_forecast, name="project-forecast"),
+    path("projects/<slug:code>/statements/", statements.statement_list, name="project-statements"),
+    path("projects/<slug:code>/statements/<str:month>/", statements.statement_page, name="project-statement"),
+    path("reports/", reports.usage_report, name="usage-report"),
+    path("reports/export", reports.usage_report_export, name="usage-report-export"),
     path("clusters/", clusters.cluster_list, name="cluster-list"),
     path("clusters/<slug:code>/associations/", associations.cluster_associations, name="cluster-associations"),
     path(

@@ -3,9 +3,11 @@
 from django.core.cache import cache
 from django.db import DatabaseError, connection
 from django.http import HttpRequest, JsonResponse
+from django.views.decorators.http import require_safe
 from redis.exceptions import RedisError
 
 
+@require_safe
 def healthz(request: HttpRequest) -> JsonResponse:
     """200 if database and broker answer, else 503; names the part that doesn't, never why (that is in the log)."""
     parts = {"database": _database_answers(), "broker": _broker_answers()}

@@ -96,6 +96,7 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
                 "portal.context_processors.site",
+                "portal.context_processors.offices",
             ],
         },
     }
@@ -135,6 +136,13 @@ ALLAUTH_TRUSTED_PROXY_COUNT = 1 if BEHIND_PROXY else 0  # else all people share 
 LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "dashboard"
 EMAIL_BACKEND = env_str("EMAIL_BACKEND", "django.core.mail.backends.console.EmailBackend")
+EMAIL_HOST = env_str("EMAIL_HOST", "localhost")
+EMAIL_PORT = env_int("EMAIL_PORT", default=25, low=1, high=65_535)
+EMAIL_HOST_USER = env_str("EMAIL_HOST_USER", "")
+EMAIL_HOST_PASSWORD = env_str("EMAIL_HOST_PASSWORD", "")
+EMAIL_USE_TLS = env_bool("EMAIL_USE_TLS", default=False)
+EMAIL_TIMEOUT = 10  # a batch must be through before its task is ended
+DEFAULT_FROM_EMAIL = env_str("DEFAULT_FROM_EMAIL", "portal@localhost")
 
 SESSION_COOKIE_NAME = "__Host-session" if _IS_HTTPS else "portal_session"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = LANGUAGE_COOKIE_SECURE = _IS_HTTPS
@@ -242,6 +250,9 @@ def _schedulers() -> dict[str, dict[str, Any]]:
 
 SCHEDULERS = _schedulers()
 DISPATCH_LEASE_S = env_int("DISPATCH_LEASE_S", default=120, low=10, high=3600)
+# Fair share: how fast past use is forgotten, and by how much it can let a later job go first.
+FAIR_SHARE_HALF_LIFE_DAYS = env_int("FAIR_SHARE_HALF_LIFE_DAYS", default=14, low=1, high=3650)
+FAIR_SHARE_HORIZON_DAYS = env_int("FAIR_SHARE_HORIZON_DAYS", default=7, low=0, high=365)
 LOST_AFTER_S = env_int("LOST_AFTER_S", default=300, low=10, high=86_400)
 
 # --- REST API --------------------------------------------------------------------------------------------------------
@@ -257,7 +268,12 @@ REST_FRAMEWORK = {
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_PAGINATION_CLASS": "portal.api.pagination.KeysetPagination",
-    "DEFAULT_THROTTLE_RATES": {"sign-in": "20/min", "estimates": "600/min", "submissions": "300/min"},
+    "DEFAULT_THROTTLE_RATES": {
+        "sign-in": "20/min",
+        "estimates": "600/min",
+        "submissions": "300/min",
+        "requests": "60/min",
+    },
     "EXCEPTION_HANDLER": "portal.api.problems.problem_response",
     "PAGE_SIZE": 50,
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
@@ -278,7 +294,14 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "SCHEMA_PATH_PREFIX": "/api/v1",
-    "ENUM_NAME_OVERRIDES": {"JobStateEnum": "jobs.models.JOB_STATE_CHOICES"},
+    "ENUM_NAME_OVERRIDES": {
+        "JobStateEnum": "jobs.models.JOB_STATE_CHOICES",
+        "RequestStateEnum": "accounts.models.RequestState",
+        "RequestKindEnum": "accounts.models.RequestKind",
+        "LedgerEntryKindEnum": "accounts.models.LedgerKind",
+        "RoleEnum": "accounts.models.Role",
+        "GivenRoleEnum": "accounts.services.members.GIVEN_ROLE_CHOICES",
+    },
 }
 
 UNFOLD = {

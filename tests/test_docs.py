@@ -23,6 +23,7 @@ from jobs.launch import LaunchRequest, Plan, UserScript, render_batch_script
 from jobs.presentation import STATE_LABELS
 from jobs.spec import JobSpec
 from jobs.states import JobState
+from tests.security.role_table import write_table
 
 ROOT: Final = Path(settings.BASE_DIR)
 DOCS: Final = ROOT / "docs"
@@ -365,3 +366,7 @@ def test_the_guides_shell_scripts_pass_the_signal_on(language: str, tmp_path: Pa
     code, output = Example(tmp_path, long).run_until_signalled(signal.SIGUSR1)
     assert (code, output.splitlines()[-1]) == (0, "train.py ended with 0")
     assert "checkpoint at step" in output
+
+
+def test_the_table_of_roles_is_the_one_that_is_tested() -> None:
+    assert write_table() in read(DOCS / "admin" / "roles.md")

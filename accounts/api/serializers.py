@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from accounts.api.fields import HoursField, StrictCharField, UtcDateTimeField
 from accounts.api.validation import StrictSerializer
 from accounts.models import Allocation, Cluster, LedgerEntry, LedgerKind, Membership, Project, ProjectState, Role, User
+from accounts.services.forecasts import Forecast, forecast_allocations
 
 
 class CredentialsSerializer(StrictSerializer):
@@ -123,6 +125,38 @@ class AllocationSerializer(serializers.ModelSerializer[Allocation]):
 
     def get_is_active(self, allocation: Allocation) -> bool:
         return bool(allocation.start_at <= self.context["now"] < allocation.end_at)
+
+
+class ForecastSerializer(serializers.Serializer[Forecast]):
+    """When an allocation runs out, if the last 30 days are a guide: a range that holds 8 of 10 ways it may go."""
+
+    unknown = serializers.ChoiceField(
+        ["", "too_new", "unused", "too_little_use"],
+        help_text="Why nothing can be said; empty: something can, and the rest is filled.",
+    )
+    rate_s_per_day = serializers.FloatField(help_text="Charged a day, on the mean (accelerator-seconds).")
+    runs_out_first = serializers.DateField(allow_null=True, help_text="P10. Null: not before the period ends.")
+    runs_out_typical = serializers.DateField(allow_null=True, help_text="P50.")
+    runs_out_last = serializers.DateField(allow_null=True, help_text="P90.")
+    left_at_end_low_s = serializers.IntegerField(help_text="P10 of what is left when the period ends.")
+    left_at_end_typical_s = serializers.IntegerField(help_text="P50.")
+    left_at_end_high_s = serializers.IntegerField(help_text="P90.")
+
+
+class AllocationDetailSerializer(AllocationSerializer):
+    """An allocation with a forecast; null while its period doesn't hold the present."""
+
+    forecast = serializers.SerializerMethodField()
+
+    class Meta(AllocationSerializer.Meta):
+        fields = [*AllocationSerializer.Meta.fields, "forecast"]
+
+    @extend_schema_field(ForecastSerializer(allow_null=True))
+    def get_forecast(self, allocation: Allocation) -> Any:
+        if not self.get_is_active(allocation):
+            return None
+        (forecast,) = forecast_allocations([allocation], at=self.context["now"])
+        return ForecastSerializer(forecast).data
 
 
 class LedgerEntrySerializer(serializers.ModelSerializer[LedgerEntry]):

@@ -189,6 +189,8 @@ def describe_allowed(field: Any) -> str:
         return _("true or false")
     if isinstance(field, serializers.DateTimeField):
         return _("a time as 2026-06-01T08:00:00Z")
+    if isinstance(field, serializers.DateField):
+        return _("a date as 2026-06-01")
     if isinstance(field, serializers.UUIDField):
         return _("a UUID")
     if isinstance(field, serializers.CharField):

@@ -25,6 +25,7 @@ from accounts.api.authentication import BearerAuthentication
 from accounts.api.base import ApiView, ListView, first_or_404
 from accounts.api.errors import TooManyTokens, WrongCredentials
 from accounts.api.serializers import (
+    AllocationDetailSerializer,
     AllocationQuery,
     AllocationSerializer,
     ClusterSerializer,
@@ -170,13 +171,13 @@ class AllocationDetail(ApiView):
         operation_id="get_allocation",
         tags=["allocations"],
         summary="Get an allocation",
-        responses=AllocationSerializer,
+        responses=AllocationDetailSerializer,
     )
     def get(self, request: Request, uuid: Any) -> Response:
-        """An allocation with its balance."""
+        """An allocation with its balance, and when it runs out if use goes on as it did."""
         allocations = access.visible_allocations(request.user).select_related("project", "resource_class")
         allocation = first_or_404(allocations.filter(uuid=uuid))
-        return Response(AllocationSerializer(allocation, context={"now": timezone.now()}).data)
+        return Response(AllocationDetailSerializer(allocation, context={"now": timezone.now()}).data)
 
 
 class EntryList(ListView):

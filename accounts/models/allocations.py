@@ -71,6 +71,7 @@ class LedgerKind(models.TextChoices):
     ADJUST = "ADJUST", _("adjustment")
     EXPIRE = "EXPIRE", _("expiry")
     TRANSFER = "TRANSFER", _("transfer")
+    REVERSE = "REVERSE", _("reversal")
 
 
 class LedgerEntry(models.Model):
@@ -99,6 +100,25 @@ class LedgerEntry(models.Model):
         related_name="+",
     )
     reason = models.CharField(_("reason"), max_length=500, blank=True)
+    person = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        db_index=False,
+        verbose_name=_("person"),
+        related_name="+",
+        help_text=_("Whose job it is, where the entry is of a job."),
+    )
+    undoes = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        db_index=False,
+        verbose_name=_("reversal of"),
+        related_name="undone_by",
+    )
 
     class Meta:
         verbose_name = _("ledger entry")
@@ -106,9 +126,19 @@ class LedgerEntry(models.Model):
         indexes = [
             models.Index(fields=["reference"], name="accounts_ledger_reference"),
             models.Index(fields=["allocation", "-id"], name="accounts_ledger_statement"),
+            # What a member took of an allocation is summed up when a cap is looked at: from the index alone.
+            models.Index(
+                fields=["person", "allocation"],
+                include=["reserved_delta_s", "used_delta_s"],
+                condition=Q(person__isnull=False),
+                name="accounts_ledger_person",
+            ),
         ]
         constraints = [
             models.UniqueConstraint(fields=["allocation", "kind", "reference"], name="accounts_ledger_once"),
+            models.UniqueConstraint(
+                fields=["undoes"], condition=Q(undoes__isnull=False), name="accounts_ledger_undone_once"
+            ),
             models.CheckConstraint(condition=Q(kind__in=LedgerKind.values), name="accounts_ledger_kind_known"),
         ]
 

@@ -1,9 +1,13 @@
 """Who did what as an administrator, reviewer, manager or PI: what was before, what after, when, and from where."""
 
 from django.conf import settings
+from django.contrib.postgres.indexes import GinIndex, OpClass
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q, Value
+from django.db.models.functions import Concat
 from django.utils.translation import gettext_lazy as _
+
+from accounts.querysets import AuditQuerySet
 
 
 class ActSource(models.TextChoices):
@@ -43,6 +47,13 @@ class AuditEvent(models.Model):
     before = models.JSONField(_("before"), default=dict)
     after = models.JSONField(_("after"), default=dict)
     reason = models.CharField(_("reason"), max_length=500, blank=True)
+    words = models.GeneratedField(
+        expression=Concat(F("action"), Value(" "), F("target"), Value(" "), F("reason")),
+        output_field=models.TextField(),
+        db_persist=True,
+    )
+
+    objects = AuditQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("audit event")
@@ -52,6 +63,9 @@ class AuditEvent(models.Model):
             models.Index(fields=["actor", "-at"], name="accounts_audit_actor"),
             models.Index(fields=["project", "-at"], name="accounts_audit_project"),
             models.Index(fields=["target_kind", "target", "-at"], name="accounts_audit_target"),
+            models.Index(fields=["institution", "-at"], name="accounts_audit_institution"),
+            models.Index(fields=["action", "-at"], name="accounts_audit_action"),
+            GinIndex(OpClass(F("words"), name="gin_trgm_ops"), name="accounts_audit_words"),
         ]
         constraints = [
             models.CheckConstraint(condition=Q(source__in=ActSource.values), name="accounts_audit_source_known")

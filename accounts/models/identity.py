@@ -1,6 +1,7 @@
 """People, their institutions and projects."""
 
 import zoneinfo
+from functools import cached_property
 from typing import Any
 
 from django.conf import settings
@@ -74,6 +75,20 @@ class User(AbstractUser):
 
     def __str__(self) -> str:
         return self.get_full_name() or self.username
+
+    @cached_property
+    def offices(self) -> frozenset[tuple[str, int | None]]:
+        """What the person is appointed to: (office, id of the institution or None). Read once for each request."""
+        return frozenset(self.appointments.values_list("office", "institution_id"))
+
+    @property
+    def managed_institution_ids(self) -> list[int]:
+        """Ids of the institutions that the person is appointed to manage."""
+        return sorted(pk for _office, pk in self.offices if pk is not None)
+
+    def holds(self, *offices: str) -> bool:
+        """Is the person appointed to one of these offices?"""
+        return any(office in offices for office, _institution_id in self.offices)
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """A new password ends what the old one opened: sessions end by themselves, API tokens here."""

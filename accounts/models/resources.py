@@ -32,6 +32,11 @@ class ResourceClass(models.Model):
         default=Decimal(1),
         validators=[MinValueValidator(Decimal(0))],
     )
+    refunds_node_failures = models.BooleanField(
+        _("refund node failures"),
+        default=False,
+        help_text=_("What a job used in the run that a node's failure ended is given back by itself."),
+    )
 
     class Meta:
         verbose_name = _("resource class")

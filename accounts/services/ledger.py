@@ -9,10 +9,15 @@ Each entry changes up to three sums of one allocation:
     RELEASE               -              the hold goes, nothing was used
     REFUND                         -
     ADJUST      +/-
+    TRANSFER    +/-                      two entries that sum to zero
+    REVERSE     +/-               +/-    the opposite of the entry that it names
     EXPIRE       -                       what is left when the period has ended
 
-Every function locks the allocations that it may touch in the order (end_at, pk), so that two never wait for each
-other, and is idempotent by (kind, reference). All amounts are whole accelerator-seconds.
+Every function locks what it touches in one order, so that two never wait for each other: the institution (which
+stands for its shares; only where a grant changes), then allocations by (end_at, pk), then a member's caps. Each is
+idempotent by (kind, reference). All amounts are whole accelerator-seconds.
+
+What concerns grants is in `ledger_grants`, what concerns jobs here; both are called through this module.
 """
 
 from collections.abc import Sequence
@@ -21,39 +26,42 @@ from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
 
 from django.db import transaction
-from django.db.models import BigIntegerField, Q, QuerySet, Sum
+from django.db.models import BigIntegerField, Exists, F, Q, Sum
 from django.db.models.functions import Coalesce
 
-from accounts.models import Allocation, LedgerEntry, LedgerKind, User
+from accounts.models import Allocation, LedgerEntry, LedgerKind, MemberCap, User
 from accounts.querysets import ledger_mismatch
+from accounts.services.ledger_base import (
+    MAX_AMOUNT_S,
+    InstitutionShareExceeded,
+    InsufficientAllocation,
+    InvalidAmount,
+    LedgerError,
+    Line,
+    MemberCapExceeded,
+    ReferenceConflict,
+    UnknownReservation,
+    check_amount,
+    expire_ended,
+    locked,
+    post,
+)
+from accounts.services.ledger_grants import adjust, grant, reverse, transfer
 
-MAX_AMOUNT_S = 10**15
-"""No single amount may be larger: 31 million accelerator-years."""
-
-
-class LedgerError(Exception):
-    """A request the ledger refuses. Nothing was written."""
-
-
-class InvalidAmount(LedgerError, ValueError):
-    """Zero, negative, absurd, or not a whole number."""
-
-
-class InsufficientAllocation(LedgerError):
-    """Active allocations hold less than was asked."""
-
-    def __init__(self, *, requested_s: int, available_s: int) -> None:
-        self.requested_s = requested_s
-        self.available_s = available_s
-        super().__init__(f"{requested_s} accelerator-seconds requested, {available_s} available")
-
-
-class UnknownReservation(LedgerError):
-    """There is no hold under this reference."""
-
-
-class ReferenceConflict(LedgerError):
-    """The reference was used before for something else."""
+__all__ = [
+    "MAX_AMOUNT_S",
+    "InstitutionShareExceeded",
+    "InsufficientAllocation",
+    "InvalidAmount",
+    "LedgerError",
+    "MemberCapExceeded",
+    "ReferenceConflict",
+    "UnknownReservation",
+    "adjust",
+    "grant",
+    "reverse",
+    "transfer",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,50 +88,6 @@ def billed_seconds(*, devices: int, elapsed_s: int, weight: Decimal) -> int:
 
 
 @transaction.atomic
-def grant(
-    *,
-    project_id: int,
-    resource_class_id: int,
-    amount_s: int,
-    start_at: datetime,
-    end_at: datetime,
-    at: datetime,
-    actor: User | None,
-    reason: str,
-) -> Allocation:
-    """Make an allocation and its first entry.
-
-    Raises:
-        InvalidAmount: if the amount is not a whole number above zero.
-        LedgerError: if the period ends before it starts.
-    """
-    _check_amount(amount_s)
-    if end_at <= start_at:
-        raise LedgerError(f"the period ends ({end_at}) before it starts ({start_at})")
-    allocation = Allocation.objects.create(
-        project_id=project_id, resource_class_id=resource_class_id, start_at=start_at, end_at=end_at
-    )
-    _post(allocation, LedgerKind.GRANT, str(allocation.uuid), granted=amount_s, at=at, actor=actor, reason=reason)
-    return allocation
-
-
-@transaction.atomic
-def adjust(*, allocation_id: int, delta_s: int, reference: str, at: datetime, actor: User | None, reason: str) -> None:
-    """Raise or lower a grant. It can't fall below what is used and reserved.
-
-    Raises:
-        InsufficientAllocation: if less than `-delta_s` is available.
-    """
-    _check_amount(abs(delta_s))
-    allocation = Allocation.objects.select_for_update().get(pk=allocation_id)
-    if LedgerEntry.objects.filter(allocation=allocation, kind=LedgerKind.ADJUST, reference=reference).exists():
-        return
-    if allocation.available_s + delta_s < 0:
-        raise InsufficientAllocation(requested_s=-delta_s, available_s=allocation.available_s)
-    _post(allocation, LedgerKind.ADJUST, reference, granted=delta_s, at=at, actor=actor, reason=reason)
-
-
-@transaction.atomic
 def reserve(
     *,
     project_id: int,
@@ -133,23 +97,28 @@ def reserve(
     at: datetime,
     actor: User | None = None,
     reason: str = "",
+    person_id: int | None = None,
 ) -> int:
     """Hold `amount_s` of a project's active allocations, earliest expiry first; over several if one is too small.
 
     Any number of callers may race: those that fit get it, the others raise. Repeated with the same reference it
-    changes nothing. Returns the amount held.
+    changes nothing. `person_id` is whose job it is: their cap holds. Returns the amount held.
 
     Raises:
         InsufficientAllocation: with what was available; nothing is held then.
+        MemberCapExceeded: if the member would have more than their cap; nothing is held then.
         ReferenceConflict: if the reference holds, or held, another amount.
     """
-    _check_amount(amount_s)
-    allocations = _locked(
-        Allocation.objects.for_project(project_id, resource_class_id).filter(
+    check_amount(amount_s)
+    caps = MemberCap.objects.filter(membership__user=person_id, membership__project=project_id)
+    allocations = locked(
+        Allocation.objects.for_project(project_id, resource_class_id)
+        .filter(
             # By the reference, not joined: an allocation's history may be long.
             Q(start_at__lte=at, end_at__gt=at)
             | Q(pk__in=LedgerEntry.objects.filter(reference=reference).values("allocation"))
         )
+        .annotate(is_capped=Exists(caps))
     )
     before = _deltas(reference, kind=LedgerKind.RESERVE)
     if before:
@@ -161,12 +130,15 @@ def reserve(
     available = sum(row.available_s for row in active)
     if available < amount_s:
         raise InsufficientAllocation(requested_s=amount_s, available_s=available)
-    missing = amount_s
+    if person_id is not None and getattr(active[0], "is_capped"):  # noqa: B009 (an annotation)
+        _check_caps(project_id, resource_class_id, person_id, amount_s, at)
+    lines, missing = [], amount_s
     for allocation in active:
         part = min(missing, allocation.available_s)
         if part > 0:
-            _post(allocation, LedgerKind.RESERVE, reference, reserved=part, at=at, actor=actor, reason=reason)
+            lines.append(Line(allocation=allocation, reserved=part))
             missing -= part
+    post(lines, LedgerKind.RESERVE, reference, at=at, actor=actor, reason=reason, person_id=person_id)
     return amount_s
 
 
@@ -181,12 +153,16 @@ def settle(*, reference: str, amount_s: int, at: datetime, actor: User | None = 
         UnknownReservation: if nothing is held under the reference.
     """
     if amount_s:
-        _check_amount(amount_s)
-    holds = _deltas(reference, kind=LedgerKind.RESERVE)
-    if not holds:
+        check_amount(amount_s)
+    entries = list(
+        LedgerEntry.objects.filter(reference=reference, kind=LedgerKind.RESERVE).select_related("allocation")
+    )
+    if not entries:
         raise UnknownReservation(reference)
-    some = Allocation.objects.get(pk=next(iter(holds)))
-    allocations = _locked(
+    # One entry for each allocation: (allocation, kind, reference) is unique.
+    holds = {entry.allocation_id: entry.reserved_delta_s for entry in entries}
+    some = entries[0].allocation
+    allocations = locked(
         Allocation.objects.for_project(some.project_id, some.resource_class_id).filter(
             Q(pk__in=holds) | Q(start_at__lte=at, end_at__gt=at)
         )
@@ -198,12 +174,15 @@ def settle(*, reference: str, amount_s: int, at: datetime, actor: User | None = 
     if LedgerEntry.objects.filter(reference=reference, kind=LedgerKind.RELEASE).exists():
         raise ReferenceConflict(f"{reference} was released")
     charges = _spread(allocations, holds, amount_s)
-    for allocation in allocations:
-        held, used = holds.get(allocation.pk, 0), charges.get(allocation.pk, 0)
-        if held or used:
-            _post(
-                allocation, LedgerKind.SETTLE, reference, reserved=-held, used=used, at=at, actor=actor, reason=reason
-            )
+    lines = [
+        Line(allocation=row, reserved=-holds.get(row.pk, 0), used=charges.get(row.pk, 0))
+        for row in allocations
+        if holds.get(row.pk) or charges.get(row.pk)
+    ]
+    person_id = entries[0].person_id
+    post(lines, LedgerKind.SETTLE, reference, at=at, actor=actor, reason=reason, person_id=person_id)
+    # What returns to an allocation that has ended leaves at once, by an entry of its own.
+    expire_ended(allocations, at=at)
     charged = sum(charges.values())
     return Settlement(charged_s=charged, shortfall_s=amount_s - charged)
 
@@ -212,14 +191,14 @@ def settle(*, reference: str, amount_s: int, at: datetime, actor: User | None = 
 def release(*, reference: str, at: datetime, actor: User | None = None, reason: str = "") -> int:
     """Give a hold back whole. Returns what was given back: 0 if there was none, or it is settled or released."""
     holds = _deltas(reference, kind=LedgerKind.RESERVE)
-    allocations = _locked(Allocation.objects.filter(pk__in=holds).order_by("end_at", "pk"))
+    allocations = locked(Allocation.objects.filter(pk__in=holds).order_by("end_at", "pk"))
     ended = LedgerEntry.objects.filter(reference=reference, kind__in=(LedgerKind.SETTLE, LedgerKind.RELEASE))
     if ended.exists():
         return 0
-    for allocation in allocations:
-        _post(
-            allocation, LedgerKind.RELEASE, reference, reserved=-holds[allocation.pk], at=at, actor=actor, reason=reason
-        )
+    lines = [Line(allocation=row, reserved=-holds[row.pk]) for row in allocations]
+    person_id = _person_of(reference)
+    post(lines, LedgerKind.RELEASE, reference, at=at, actor=actor, reason=reason, person_id=person_id)
+    expire_ended(allocations, at=at)
     return sum(holds.values())
 
 
@@ -235,38 +214,34 @@ def refund(
     Raises:
         InvalidAmount: if more than the charge, less earlier refunds, is asked back.
     """
-    _check_amount(amount_s)
+    check_amount(amount_s)
     if not refund_reference.startswith(f"{reference}/"):
         raise LedgerError(f"a refund of {reference} is named {reference}/<n>, not {refund_reference}")
     charges = _deltas(reference, kind=LedgerKind.SETTLE, column="used_delta_s")
-    allocations = _locked(Allocation.objects.filter(pk__in=charges).order_by("end_at", "pk"))
+    allocations = locked(Allocation.objects.filter(pk__in=charges).order_by("end_at", "pk"))
+    earlier = _refunded(reference)
     again = LedgerEntry.objects.filter(kind=LedgerKind.REFUND, reference=refund_reference)
     if again.exists():
         return -int(again.aggregate(total=Sum("used_delta_s"))["total"])
-    earlier = _deltas(f"{reference}/", kind=LedgerKind.REFUND, column="used_delta_s", is_prefix=True)
     left = {pk: used + earlier.get(pk, 0) for pk, used in charges.items()}
     if amount_s > sum(left.values()):
         raise InvalidAmount(f"{amount_s} asked back, at most {sum(left.values())} can be")
-    missing = amount_s
+    lines, missing = [], amount_s
     for allocation in reversed(allocations):
         part = min(missing, left[allocation.pk])
         if part > 0:
-            _post(allocation, LedgerKind.REFUND, refund_reference, used=-part, at=at, actor=actor, reason=reason)
+            lines.append(Line(allocation=allocation, used=-part))
             missing -= part
+    person_id = _person_of(reference)
+    post(lines, LedgerKind.REFUND, refund_reference, at=at, actor=actor, reason=reason, person_id=person_id)
+    expire_ended(allocations, at=at)
     return amount_s
 
 
 @transaction.atomic
 def expire(*, allocation_id: int, at: datetime) -> int:
     """Take what is left of an allocation whose period has ended. Holds made before stay. Returns the amount taken."""
-    allocation = Allocation.objects.select_for_update().get(pk=allocation_id)
-    left: int = allocation.available_s
-    if allocation.end_at > at or left <= 0:
-        return 0
-    # A refund may come after the expiry, so that there can be several.
-    number = LedgerEntry.objects.filter(allocation=allocation, kind=LedgerKind.EXPIRE).count() + 1
-    _post(allocation, LedgerKind.EXPIRE, f"{allocation.uuid}/{number}", granted=-left, at=at, actor=None, reason="")
-    return left
+    return expire_ended([Allocation.objects.select_for_update().get(pk=allocation_id)], at=at)
 
 
 def find_mismatches() -> list[Mismatch]:
@@ -326,50 +301,46 @@ def _spread(allocations: Sequence[Allocation], holds: dict[int, int], amount_s: 
     return charges
 
 
-def _post(
-    allocation: Allocation,
-    kind: LedgerKind,
-    reference: str,
-    *,
-    at: datetime,
-    actor: User | None,
-    reason: str,
-    granted: int = 0,
-    reserved: int = 0,
-    used: int = 0,
-) -> None:
-    """Write one entry and its effect on the cached balance. The caller holds the row's lock."""
-    LedgerEntry.objects.create(
-        allocation=allocation,
-        kind=kind,
-        reference=reference,
-        granted_delta_s=granted,
-        reserved_delta_s=reserved,
-        used_delta_s=used,
-        at=at,
-        actor=actor,
-        reason=reason,
+def _check_caps(project_id: int, resource_class_id: int, person_id: int, amount_s: int, at: datetime) -> None:
+    """Raise if the member would have more than a cap of theirs. Their caps stay locked: they reserve one by one."""
+    caps = MemberCap.objects.select_for_update(of=("self",)).filter(
+        Q(resource_class=resource_class_id) | Q(resource_class=None),
+        membership__user=person_id,
+        membership__project=project_id,
     )
-    allocation.granted_s += granted
-    allocation.reserved_s += reserved
-    allocation.used_s += used
-    allocation.save(update_fields=["granted_s", "reserved_s", "used_s"])
+    for cap in caps.order_by("pk"):
+        taken_s = taken_by(project_id, cap.resource_class_id, person_id, at=at)
+        if taken_s + amount_s > cap.cap_s:
+            raise MemberCapExceeded(requested_s=amount_s, taken_s=taken_s, cap_s=cap.cap_s)
 
 
-def _locked(queryset: QuerySet[Allocation]) -> list[Allocation]:
-    # PostgreSQL locks in row order.
-    return list(queryset.select_for_update().order_by("end_at", "pk"))
+def taken_by(project_id: int, resource_class_id: int | None, person_id: int, *, at: datetime) -> int:
+    """What a member has reserved and used of the project's current allocations, of one class or all. One query."""
+    current = Allocation.objects.active(at).filter(project=project_id)
+    if resource_class_id is not None:
+        current = current.filter(resource_class=resource_class_id)
+    entries = LedgerEntry.objects.filter(person=person_id, allocation__in=current)
+    return int(entries.aggregate(taken=Coalesce(Sum(F("reserved_delta_s") + F("used_delta_s")), 0))["taken"])
 
 
-def _deltas(
-    reference: str, *, kind: LedgerKind, column: str = "reserved_delta_s", is_prefix: bool = False
-) -> dict[int, int]:
+def _person_of(reference: str) -> int | None:
+    """Whose job the reference is."""
+    return (
+        LedgerEntry.objects.filter(reference=reference, kind=LedgerKind.RESERVE)
+        .values_list("person", flat=True)
+        .first()
+    )
+
+
+def _refunded(reference: str) -> dict[int, int]:
+    """What was refunded of a job by allocation id, less what was reversed of it; below zero."""
+    rows = LedgerEntry.objects.filter(
+        reference__startswith=f"{reference}/", kind__in=(LedgerKind.REFUND, LedgerKind.REVERSE)
+    ).values("allocation_id")
+    return {row["allocation_id"]: int(row["total"]) for row in rows.annotate(total=Sum("used_delta_s"))}
+
+
+def _deltas(reference: str, *, kind: LedgerKind, column: str = "reserved_delta_s") -> dict[int, int]:
     """Sum of a column by allocation id for one kind and reference."""
-    lookup = "reference__startswith" if is_prefix else "reference"
-    rows = LedgerEntry.objects.filter(**{lookup: reference}, kind=kind).values("allocation_id")
+    rows = LedgerEntry.objects.filter(reference=reference, kind=kind).values("allocation_id")
     return {row["allocation_id"]: int(row["total"]) for row in rows.annotate(total=Sum(column)) if row["total"]}
-
-
-def _check_amount(amount_s: object) -> None:
-    if isinstance(amount_s, bool) or not isinstance(amount_s, int) or not 0 < amount_s <= MAX_AMOUNT_S:
-        raise InvalidAmount(f"{amount_s!r} is not allowed; allowed: a whole number from 1 to {MAX_AMOUNT_S}")

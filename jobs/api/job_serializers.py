@@ -1,8 +1,10 @@
 """What the endpoints of jobs read and write."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema_field
 from rest_framework import serializers
@@ -19,8 +21,17 @@ from accounts.api.fields import (
 from accounts.api.validation import StrictSerializer, VariantField
 from jobs.api.estimate_serializers import EstimateSerializer, PlanSerializer, plan_field, workload_field
 from jobs.models import JOB_STATE_CHOICES, EntryKind, EventKind, Job, JobEvent, JobSegment, Launcher
-from jobs.presentation import STATE_LABELS, describe_advice, describe_event, describe_reason, describe_state
+from jobs.presentation import (
+    STATE_LABELS,
+    describe_advice,
+    describe_event,
+    describe_place,
+    describe_reason,
+    describe_state,
+)
 from jobs.services.advice import describe_launch_warning
+from jobs.services.fair_share import place_of
+from jobs.services.lending import count_preemptions
 from jobs.services.log_text import SMALLEST_LIMIT
 from jobs.services.output import MAX_CHUNK_BYTES
 from jobs.spec import MAX_DEVICES_PER_NODE, MAX_NODES, MAX_TIME_LIMIT_MINUTES
@@ -118,6 +129,12 @@ class JobRequestSerializer(StrictSerializer):
     override_estimate = StrictBooleanField(
         required=False, default=False, help_text="Run even if the estimate says that it doesn't fit."
     )
+    is_preemptible = StrictBooleanField(
+        required=False,
+        default=False,
+        help_text="Run at a discount on accelerators that others leave idle; their owners may take them back at any "
+        "time. The job is then signalled (SIGUSR1) and goes on from its checkpoint later. Where a partition lends.",
+    )
 
 
 class JobSummarySerializer(serializers.ModelSerializer[Job]):
@@ -164,6 +181,7 @@ class JobSummarySerializer(serializers.ModelSerializer[Job]):
             "devices_per_node",
             "devices",
             "time_limit_minutes",
+            "is_preemptible",
             "reserved_s",
             "reserved_hours",
             "charged_s",
@@ -176,6 +194,7 @@ class JobSummarySerializer(serializers.ModelSerializer[Job]):
             "cancel_requested_at",
         ]
         extra_kwargs = {
+            "is_preemptible": {"help_text": "May its accelerators be taken back by their owners?"},
             "reserved_s": {"help_text": "Accelerator-seconds held, or to be held, for it."},
             "charged_s": {"help_text": "Accelerator-seconds charged; null until it is settled."},
         }
@@ -203,6 +222,10 @@ class SegmentSerializer(serializers.ModelSerializer[JobSegment]):
     started_at = UtcDateTimeField(allow_null=True)
     ended_at = UtcDateTimeField(allow_null=True)
     end_state = serializers.CharField(help_text="How it ended; empty until then.")
+    preempt_requested_at = UtcDateTimeField(
+        allow_null=True, help_text="When the owners of its accelerators asked for them back."
+    )
+    preempt_signalled_at = UtcDateTimeField(allow_null=True, help_text="When it was told to write a checkpoint.")
     last_step = serializers.IntegerField(
         allow_null=True, help_text="Of a chain: the highest step in the job's metrics when it ended."
     )
@@ -212,6 +235,7 @@ class SegmentSerializer(serializers.ModelSerializer[JobSegment]):
         fields = [
             *("number", "key", "native_id", "cluster", "nodes", "time_limit_minutes", "resubmissions"),
             *("accepted_at", "started_at", "ended_at", "end_state", "exit_code", "exit_signal", "last_step"),
+            *("preempt_requested_at", "preempt_signalled_at"),
         ]
 
 
@@ -242,20 +266,40 @@ class JobLinksSerializer(serializers.Serializer[Any]):
     resubmit = serializers.URLField()
 
 
+class QueuePlaceSerializer(serializers.Serializer[Any]):
+    """Where a job stands among those that wait for the same resource class, and why. Shares and uses are fractions."""
+
+    position = serializers.IntegerField()
+    total = serializers.IntegerField()
+    factor = serializers.FloatField(help_text="Fair factor, 0 to 1.")
+    project_share = serializers.FloatField()
+    project_use = serializers.FloatField()
+    person_share = serializers.FloatField()
+    person_use = serializers.FloatField()
+    age_s = serializers.FloatField()
+    advantage_s = serializers.FloatField(help_text="It goes before jobs that are older by up to this, at factor 0.")
+    text = serializers.CharField(help_text="The same in words.")
+
+
 class JobSerializer(JobSummarySerializer):
     """All that is known of a job."""
 
     state_meaning = serializers.SerializerMethodField(help_text="What the state means, as a sentence.")
+    queue_place = serializers.SerializerMethodField(help_text="Its place among waiting jobs; null unless it waits.")
     reason_detail = serializers.DictField(source="state_detail", help_text="Figures of the reason.")
     settled_at = UtcDateTimeField(allow_null=True)
     cloned_from = serializers.UUIDField(source="cloned_from_id", allow_null=True)
     override_estimate = serializers.BooleanField(source="is_estimate_overridden")
     entry = serializers.SerializerMethodField()
-    environment = serializers.DictField(child=serializers.CharField())
+    environment = serializers.SerializerMethodField(help_text="Empty for auditors.")
     workload = serializers.DictField(allow_null=True)
     plan = PlanSerializer(allow_null=True)
     estimate = serializers.SerializerMethodField()
     usage = serializers.SerializerMethodField()
+    billing_weight = serializers.FloatField(help_text="What an accelerator-second costs, with the discount.")
+    preemptible_weight = serializers.FloatField(help_text="The discount of a preemptible job: 0.5 is half; 1: none.")
+    is_overrun = serializers.BooleanField(help_text="Runs beyond the project's allocation, and is not charged?")
+    preemptions = serializers.SerializerMethodField(help_text="How often its accelerators were taken back.")
     segments = SegmentSerializer(many=True, source="segments.all")
     links = serializers.SerializerMethodField()
 
@@ -263,12 +307,17 @@ class JobSerializer(JobSummarySerializer):
         fields = [
             *JobSummarySerializer.Meta.fields,
             "state_meaning",
+            "queue_place",
             "reason_detail",
             "settled_at",
             "exit_code",
             "exit_signal",
             "checkpoint_lead_s",
             "segment_time_limit_minutes",
+            "billing_weight",
+            "preemptible_weight",
+            "is_overrun",
+            "preemptions",
             "cloned_from",
             "override_estimate",
             "entry",
@@ -284,8 +333,24 @@ class JobSerializer(JobSummarySerializer):
     def get_state_meaning(self, job: Job) -> str:
         return describe_state(job)
 
+    @extend_schema_field(QueuePlaceSerializer(allow_null=True))
+    def get_queue_place(self, job: Job) -> dict[str, Any] | None:
+        place = place_of(job, at=timezone.now())
+        return {**asdict(place), "text": describe_place(place)} if place else None
+
+    def get_preemptions(self, job: Job) -> int:
+        return count_preemptions(job.segments.all())
+
+    @extend_schema_field(serializers.DictField(child=serializers.CharField()))
+    def get_environment(self, job: Job) -> dict[str, str]:
+        return dict(job.environment) if self.context["is_readable"] else {}
+
     @extend_schema_field(_EntrySchema)
     def get_entry(self, job: Job) -> dict[str, Any]:
+        if not self.context["is_readable"]:
+            # What it ran is not for auditors: the kind alone says that it was asked for rightly.
+            contents = {"script": ""} if job.entry_kind == EntryKind.SCRIPT else {"command": [], "launcher": "none"}
+            return {"kind": job.entry_kind, **contents}
         if job.entry_kind == EntryKind.SCRIPT:
             return {"kind": "script", "script": job.script}
         return {"kind": "command", "command": job.command, "launcher": job.launcher}
@@ -340,6 +405,9 @@ class PreparedJobSerializer(serializers.Serializer[Any]):
     devices = serializers.IntegerField(source="job.devices")
     reserved_s = serializers.IntegerField(source="job.reserved_s", help_text="Accelerator-seconds it would hold.")
     reserved_hours = HoursField(source="job.reserved_s")
+    billing_weight = serializers.FloatField(
+        source="job.billing_weight", help_text="What an accelerator-second costs, with the discount."
+    )
     available_s = serializers.IntegerField(help_text="Accelerator-seconds that the project has left.")
     available_hours = HoursField(source="available_s")
     plan = PlanSerializer(source="job.plan", allow_null=True)

@@ -12,9 +12,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.reverse import reverse
 
+from accounts.access import may_read_job
+from accounts.acting import act_of
 from accounts.api.base import ApiView, ListView, first_or_404
 from accounts.api.errors import InvalidParam, InvalidParams, shorten
 from accounts.api.validation import EmptySerializer
+from accounts.models import ActSource
 from jobs.api.job_serializers import (
     JobEventSerializer,
     JobQuery,
@@ -124,7 +127,8 @@ class JobCancel(ApiView):
         """Ask for the end of a job. One that waits in the portal ends at once; repeating is harmless."""
         self.read_body(EmptySerializer)
         job = _visible(request, job_id)
-        if cancel_job(job=job, user=_user(request), at=timezone.now()):
+        act = act_of(request, ActSource.API)
+        if cancel_job(job=job, user=_user(request), at=act.at, source=act.source, ip_address=act.ip_address):
             nudge_after_commit(cancelled=True)
         return Response(_present(request, job_id), status=status.HTTP_202_ACCEPTED)
 
@@ -145,7 +149,7 @@ class JobResubmit(ApiView):
     def post(self, request: Request, job_id: Any) -> Response:
         """Submit a new job that asks for the same as this one."""
         self.read_body(EmptySerializer)
-        return _submit(request, clone_request(_visible(request, job_id)))
+        return _submit(request, clone_request(_readable(request, job_id)))
 
 
 class JobEventList(ListView):
@@ -178,7 +182,7 @@ class JobLog(ApiView):
     )
     def get(self, request: Request, job_id: Any) -> Response:
         """A piece of standard output or error. To follow it, call again with `next_offset`."""
-        job = _visible(request, job_id)
+        job = _readable(request, job_id)
         offset = self.query["offset"]
         query = self.query
         chunk = read_log(job, offset, limit=query["limit"], file=query["file"], segment_number=query["segment"])
@@ -202,7 +206,7 @@ class JobMetrics(ApiView):
     )
     def get(self, request: Request, job_id: Any) -> Response:
         """Points (loss, speed) that the program wrote as JSON lines. To follow, call again with `next_offset`."""
-        return Response(MetricsSerializer(read_metrics(_visible(request, job_id), self.query["offset"])).data)
+        return Response(MetricsSerializer(read_metrics(_readable(request, job_id), self.query["offset"])).data)
 
 
 class JobScript(ApiView):
@@ -213,7 +217,7 @@ class JobScript(ApiView):
     )
     def get(self, request: Request, job_id: Any) -> Response:
         """The batch script as the scheduler gets it."""
-        job = _visible(request, job_id)
+        job = _readable(request, job_id)
         script = job.rendered_script or launching.render_first(job).script
         return Response(ScriptSerializer({"script": script, "is_final": bool(job.rendered_script)}).data)
 
@@ -255,11 +259,17 @@ def _visible(request: Request, job_id: Any) -> Job:
     return job
 
 
+def _readable(request: Request, job_id: Any) -> Job:
+    job: Job = first_or_404(Job.objects.readable_by(request.user).with_names().filter(pk=job_id))
+    return job
+
+
 def _present(request: Request, job_id: Any) -> dict[str, Any]:
     segments = JobSegment.objects.select_related("cluster", "usage").order_by("number")
     jobs = Job.objects.visible_to(request.user).with_names().filter(pk=job_id)
     job = first_or_404(jobs.prefetch_related("estimates", Prefetch("segments", queryset=segments)))
-    return dict(JobSerializer(job, context={"request": request}).data)
+    is_readable = may_read_job(_user(request), owner_id=job.user_id, project_id=job.project_id)
+    return dict(JobSerializer(job, context={"request": request, "is_readable": is_readable}).data)
 
 
 def _user(request: Request) -> Any:

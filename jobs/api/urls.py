@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from jobs.api import catalogue_views, job_views
+from jobs.api import catalogue_views, job_views, report_views
 
 urlpatterns = [
     path("partitions", catalogue_views.PartitionList.as_view(), name="api-partitions"),
@@ -17,4 +17,5 @@ urlpatterns = [
     path("jobs/<uuid:job_id>/log", job_views.JobLog.as_view(), name="api-job-log"),
     path("jobs/<uuid:job_id>/metrics", job_views.JobMetrics.as_view(), name="api-job-metrics"),
     path("jobs/<uuid:job_id>/script", job_views.JobScript.as_view(), name="api-job-script"),
+    path("reports/usage", report_views.UsageReportView.as_view(), name="api-usage-report"),
 ]

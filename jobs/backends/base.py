@@ -242,6 +242,14 @@ class SchedulerBackend(ABC):
         """
 
     @abstractmethod
+    def signal(self, native_id: str, signal_name: str, *, key: str = "") -> None:
+        """Send a running job's batch script, and it alone, a signal ("USR1"); it decides what that means.
+
+        A job that has not started, has ended or is unknown is left alone, and so is, with `key`, one that has the id
+        but not the key. Raises SchedulerUnavailable: the signal may or may not have come.
+        """
+
+    @abstractmethod
     def partitions(self) -> list[PartitionInfo]:
         """All partitions with what is in use now, in one call. Raises SchedulerUnavailable."""
 

@@ -44,7 +44,8 @@ DEFAULT_NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
 """Where the clock of a fresh state stands."""
 
 _METHODS: Final = frozenset(
-    {"ping", "submit", "find", "poll", "usage", "cancel", "partitions", "inventory", "expected_start", "read_log"}
+    {"ping", "submit", "find", "poll", "usage", "cancel", "signal", "partitions", "inventory"}
+    | {"expected_start", "read_log"}
 )
 _RUNNING: Final = frozenset({JobState.RUNNING, JobState.COMPLETING})
 
@@ -80,6 +81,7 @@ class _Job:
     exit_signal: int | None = None
     is_forgotten: bool = False
     files: dict[str, bytes] = field(default_factory=dict)
+    signals: list[str] = field(default_factory=list)
 
     @property
     def time_limit_s(self) -> float:
@@ -276,6 +278,12 @@ class DummyBackend(SchedulerBackend):
         with own.lock:
             self._get(own, native_id).is_forgotten = True
 
+    def signals_of(self, native_id: str) -> list[str]:
+        """The signals that a job was sent, in order. They change nothing: say with `set_outcome` what they lead to."""
+        own = self._state
+        with own.lock:
+            return list(self._get(own, native_id).signals)
+
     def write_output(self, native_id: str, data: bytes, *, file: OutputFile = "stdout") -> None:
         """Append to an output file of a job's."""
         own = self._state
@@ -347,6 +355,12 @@ class DummyBackend(SchedulerBackend):
                 if job.state not in TERMINAL and not job.is_forgotten:
                     job.state, job.reason = JobState.CANCELLED, "Cancelled"
                     job.ended_at, job.exit_code = state.now, 0
+
+    def signal(self, native_id: str, signal_name: str, *, key: str = "") -> None:
+        with self._call("signal", native_id, signal_name) as state:
+            for job in state.jobs.values():
+                if self._is(job, native_id, key) and job.state is JobState.RUNNING and not job.is_forgotten:
+                    job.signals.append(signal_name)
 
     def partitions(self) -> list[PartitionInfo]:
         with self._call("partitions") as state:

@@ -32,6 +32,7 @@ from jobs.forms.problem_fields import field_of_problem
 from jobs.forms.quantities import CountField, MinutesField
 from jobs.models import EntryKind, Launcher
 from jobs.services.estimates import precisions_of
+from jobs.services.lending import cohort_of
 from jobs.services.problems import FieldProblem
 from jobs.services.submission import SubmissionRequest
 from jobs.services.wording import invalid_value
@@ -202,6 +203,7 @@ class JobForm(forms.Form):
         help_text=gettext_lazy("SIGUSR1 this long before the time limit, so that a checkpoint can be written."),
     )
     override_estimate = forms.BooleanField(label=gettext_lazy("Submit although it doesn't seem to fit"), required=False)
+    is_preemptible = forms.BooleanField(label=gettext_lazy("Run on borrowed accelerators"), required=False)
 
     architecture = forms.CharField(required=False, widget=forms.HiddenInput)
     cloned_from = forms.UUIDField(required=False, widget=forms.HiddenInput)
@@ -282,6 +284,9 @@ class JobForm(forms.Form):
         if source != "none":
             self._require("tokens", _("Say how many tokens the run sees."))
         self._check_precision()
+        partition = self.chosen_partition
+        if data.get("is_preemptible") and (partition is None or cohort_of(partition) is None):
+            data["is_preemptible"] = False  # of the partition chosen before: this one doesn't offer it
         if not self.is_draft:
             if data.get("script_file"):
                 data["script"] = data["script_file"]
@@ -318,6 +323,7 @@ class JobForm(forms.Form):
             workload=self._workload(),
             plan=self._plan(),
             override_estimate=data["override_estimate"],
+            is_preemptible=data["is_preemptible"],
             cloned_from=data["cloned_from"],
         )
 
@@ -463,6 +469,7 @@ def initial_from_request(request: SubmissionRequest, *, cloned_from: uuid.UUID) 
         "environment": "\n".join(f"{name}={value}" for name, value in request.environment.items()),
         "checkpoint_lead_s": request.checkpoint_lead_s,
         "override_estimate": request.override_estimate,
+        "is_preemptible": request.is_preemptible,
         "cloned_from": cloned_from,
         "model_source": "none",
     }

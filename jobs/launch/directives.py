@@ -37,7 +37,7 @@ def render_directives(request: LaunchRequest) -> list[str]:
         kind = f":{request.gres_type}" if request.gres_type else ""
         options["gres"] = f"{request.gres_name}{kind}:{request.devices_per_node}"
     options["time"] = str(request.time_limit_minutes)
-    if request.signal_name:
+    if request.has_signal_before_end:
         options["signal"] = render_signal(request)
     options["output"] = STDOUT_FILE
     options["open-mode"] = "append"

@@ -40,7 +40,7 @@ def render_batch_script(request: LaunchRequest) -> RenderedScript:
         lines = render_torchrun(request, request.entry)
     else:
         lines = render_command(request.entry)
-    if request.signal_name and request.signal_lead_s + _EARLY_S >= request.time_limit_minutes * 60:
+    if request.has_signal_before_end and request.signal_lead_s + _EARLY_S >= request.time_limit_minutes * 60:
         parameters = {"signal_lead_s": request.signal_lead_s, "time_limit_minutes": request.time_limit_minutes}
         warnings += (LaunchWarning(code="signal_at_start", parameters=parameters),)
     script = "\n".join(

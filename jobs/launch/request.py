@@ -220,10 +220,15 @@ class LaunchRequest:
             qos=self.qos,
             slurm_account=self.slurm_account,
             unix_user=unix_user,
-            signal_name=self.signal_name,
+            signal_name=self.signal_name if self.has_signal_before_end else "",
             signal_lead_s=self.signal_lead_s,
             environment=self.environment,
         )
+
+    @property
+    def has_signal_before_end(self) -> bool:
+        """Does the scheduler send the signal? A segment without a lead gets it from the portal alone, if ever."""
+        return bool(self.signal_name) and (self.signal_lead_s > 0 or not self.is_segment)
 
     @property
     def is_segment(self) -> bool:

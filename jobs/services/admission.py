@@ -1,21 +1,25 @@
 """From SUBMITTED to QUEUED: the full estimate, policy, and the hold on the quota."""
 
 import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from django.db import transaction
 
 from accounts import access
 from accounts.models import Project, User
 from accounts.services import ledger
+from accounts.services.policies import AT_SUBMISSION, Violation
 from jobs.estimation import ENGINE_VERSION
 from jobs.estimation import Estimate as EngineEstimate
 from jobs.models import Estimate, Job
-from jobs.services import estimates, launching
+from jobs.services import estimates, fair_share, launching, lending
+from jobs.services.approval import ask_for_approval
 from jobs.services.calibration import version_of
-from jobs.services.lifecycle import StaleJob, transition
+from jobs.services.lifecycle import StaleJob, change_hold, transition
 from jobs.services.limits import broken_limits, limit_problem
 from jobs.spec import InvalidSpec
 from jobs.states import HoldReason, JobState
@@ -33,16 +37,25 @@ class _Refusal:
 
 def admit_submitted_jobs(*, at: datetime, limit: int = 50) -> int:
     """Estimate and admit the oldest submitted jobs. Returns how many moved on."""
-    return _each(Job.objects.submitted().with_names(), at, limit=limit)
+    return _each(Job.objects.submitted().with_names().iterator(chunk_size=50), at, limit=limit)
 
 
 def release_held_jobs(*, at: datetime, limit: int = 200) -> int:
-    """Let held jobs go on, oldest first, as far as limits allow now. Returns how many moved on.
+    """Let held jobs go on in order of fair share, as far as limits allow now. Returns how many moved on.
 
     Of each person in each project on each partition only the oldest few are tried: theirs must not keep those of
     others from being looked at.
     """
-    return _each(Job.objects.held().oldest_of_each_share(_TRIED_OF_EACH_SHARE).with_names(), at, limit=limit)
+    held = Job.objects.held().oldest_of_each_share(_TRIED_OF_EACH_SHARE)
+    return _each(_in_batches(fair_share.order(held, at=at)), at, limit=limit)
+
+
+def _in_batches(ids: Sequence[UUID]) -> Iterator[Job]:
+    """The jobs in that order, read as they are needed: most ticks end long before the last."""
+    for start in range(0, len(ids), 50):
+        batch = ids[start : start + 50]
+        found = Job.objects.with_names().in_bulk(batch)
+        yield from (found[pk] for pk in batch if pk in found)
 
 
 def admit_job(job: Job, *, at: datetime) -> JobState:
@@ -73,10 +86,10 @@ def admit_job(job: Job, *, at: datetime) -> JobState:
         return _decide(job, estimate, at)
 
 
-def _each(jobs: Any, at: datetime, *, limit: int) -> int:
+def _each(jobs: Iterable[Job], at: datetime, *, limit: int) -> int:
     """Admit jobs until `limit` have moved on. Jobs that don't move are passed over, however many there are."""
     moved = 0
-    for job in jobs.iterator(chunk_size=50):
+    for job in jobs:
         if moved >= limit:
             break
         before = job.state
@@ -116,21 +129,48 @@ def _decide(job: Job, estimate: EngineEstimate | None, at: datetime) -> JobState
     if estimate is not None and not estimate.fits and not job.is_estimate_overridden:
         figures = {"memory_bytes": estimate.memory_bytes, "capacity_bytes": estimate.memory_capacity_bytes}
         return _reject(job, _Refusal("does_not_fit", figures), at)
-    broken = broken_limits(job)
-    hard = [violation for violation in broken if violation.is_hard and violation.limit.field != "max_queued_jobs"]
+    broken = broken_limits(job, at=at)
+    hard = [violation for violation in broken if violation.is_hard and violation.limit.field not in AT_SUBMISSION]
     if hard:
         return _reject(job, _Refusal("policy", limit_problem(hard[0]).parameters), at)
-    soft = [violation for violation in broken if not violation.is_hard]
-    if soft:
-        if job.state != JobState.HELD:
-            detail = limit_problem(soft[0]).parameters
-            transition(job, JobState.HELD, at=at, reason=HoldReason.LIMIT, detail=detail, plan=job.plan)
+    held = _hold(job, [violation for violation in broken if not violation.is_hard], at)
+    if held:
         return JobState.HELD
     try:
         transition(job, JobState.QUEUED, at=at, queued_at=at, plan=job.plan, rendered_script=job.rendered_script)
+    except ledger.MemberCapExceeded as error:
+        cap = {"needed_s": error.requested_s, "taken_s": error.taken_s, "cap_s": error.cap_s}
+        return _reject(job, _Refusal("member_cap", cap), at)
     except ledger.InsufficientAllocation as error:
+        if lending.may_overrun(job, at=at):
+            return _queue_beyond_allocation(job, at)
         figures = {"needed_s": error.requested_s, "available_s": error.available_s}
         return _reject(job, _Refusal("insufficient_allocation", figures), at)
+    return JobState.QUEUED
+
+
+def _hold(job: Job, soft: list[Violation], at: datetime) -> bool:
+    """Hold the job for what it would break: for approval first, since nobody should wait for both in turn."""
+    approvals = [violation for violation in soft if violation.needs_approval and job.approved_at is None]
+    others = [violation for violation in soft if not violation.needs_approval]
+    if not approvals and not others:
+        return False
+    if approvals:
+        ask_for_approval(job, approvals, at=at)
+        return True
+    detail = limit_problem(others[0]).parameters
+    if job.state != JobState.HELD:
+        transition(job, JobState.HELD, at=at, reason=HoldReason.LIMIT, detail=detail, plan=job.plan)
+    elif job.state_reason != HoldReason.LIMIT:
+        change_hold(job, HoldReason.LIMIT, at=at, detail=detail)
+    return True
+
+
+def _queue_beyond_allocation(job: Job, at: datetime) -> JobState:
+    """What is used beyond the allocation is recorded, but not held or charged: there is nothing to take it from."""
+    job.reserved_s = 0
+    fields: dict[str, Any] = {"queued_at": at, "plan": job.plan, "rendered_script": job.rendered_script}
+    transition(job, JobState.QUEUED, at=at, is_overrun=True, reserved_s=0, **fields)
     return JobState.QUEUED
 
 

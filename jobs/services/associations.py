@@ -17,6 +17,8 @@ from typing import Any, Final
 from django.db import connection
 
 from accounts.models import AssociationChange, AssociationReview, ChangeOrigin, ChangeOutcome, Cluster, User
+from accounts.services import audit
+from accounts.services.acts import Act
 from jobs.backends.associations import Change, ChangeKind, ChangeRefused, JobsActive, SchedulerUnavailable
 from jobs.services.association_plan import OwnedUsers, Plan, depends_on, make_plan, rows_of
 from jobs.services.association_setup import AssociationSetup, managed_clusters, setups
@@ -113,6 +115,13 @@ def apply_associations(
         if remaining is not None:
             _store_review(cluster, remaining, at=now())
     return Applied(tuple(results), remaining)
+
+
+def record_apply(act: Act, cluster: Cluster, applied: Applied) -> None:
+    """Write down that somebody had changes applied; what became of each is in the log of changes."""
+    counts = {outcome.value.lower(): applied.count(outcome) for outcome in ChangeOutcome}
+    figures = {**{name: count for name, count in counts.items() if count}, "not_tried": applied.count(None)}
+    audit.record(act, "associations.apply", target_kind="cluster", target=cluster.code, after=figures)
 
 
 def sync_associations(*, now: Callable[[], datetime]) -> None:

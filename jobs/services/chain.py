@@ -5,6 +5,7 @@ by a failing node, by preemption. It gets one if the job has time left and the c
 known from accounting alone, so the next segment waits for the last one's usage.
 """
 
+import signal
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,6 +18,9 @@ from jobs.models import Job, JobSegment, UsageRecord
 from jobs.services.lifecycle import transition
 from jobs.states import JobState
 
+PREEMPTED = "preempted"
+"""Reason of a job whose segment gave its accelerators back to their owner, and which goes on when some are idle."""
+
 NO_PROGRESS = "no_progress"
 """Reason of a job that was ended because its last segment got nowhere."""
 
@@ -25,6 +29,9 @@ SEGMENT_ENDED = "segment_ended"
 
 _INTERRUPTED = frozenset({JobState.NODE_FAIL, JobState.PREEMPTED})
 """Ends that are not the job's doing. One without progress is forgiven: it may have come right after the start."""
+
+_TOLD_BY = frozenset({signal.SIGUSR1, signal.SIGTERM})
+"""What a job dies of that was told to make room before it could set a trap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,10 @@ def judge_end(job: Job, segment: JobSegment, status: JobStatus, *, last_step: in
     """Whether the end of a chain's segment is the job's end. `last_step` is what its metrics have reached, if any."""
     as_it_is = Verdict(goes_on=False, state=status.state, reason=status.reason)
     asks_for_more = status.state == JobState.FAILED and status.exit_code == CONTINUE_EXIT_CODE
+    if segment.preempt_requested_at is not None and _was_taken_back(status):
+        if job.cancel_requested_at is not None:
+            return Verdict(goes_on=False, state=JobState.CANCELLED, reason="cancelled")
+        return Verdict(goes_on=True, state=JobState.PREEMPTED, reason=PREEMPTED)
     if status.state == JobState.FAILED and status.exit_code == NO_PROGRESS_EXIT_CODE:
         return Verdict(goes_on=False, state=JobState.TIMEOUT, reason=NO_PROGRESS)
     if not (asks_for_more or status.state == JobState.TIMEOUT or status.state in _INTERRUPTED):
@@ -64,7 +75,15 @@ def judge_end(job: Job, segment: JobSegment, status: JobStatus, *, last_step: in
 
 def _was_interrupted_before(segment: JobSegment) -> bool:
     before = JobSegment.objects.filter(job=segment.job_id, number=segment.number - 1).first()
-    return before is not None and before.end_state in _INTERRUPTED
+    return before is not None and before.end_state in _INTERRUPTED and before.preempt_requested_at is None
+
+
+def _was_taken_back(status: JobStatus) -> bool:
+    """Is this how a job ends that was told to make room? With or without a checkpoint, it is not the job's failure."""
+    if status.state in (JobState.CANCELLED, JobState.PREEMPTED):
+        return True
+    stopped = status.exit_code in (CONTINUE_EXIT_CODE, NO_PROGRESS_EXIT_CODE) or status.exit_signal in _TOLD_BY
+    return status.state == JobState.FAILED and stopped
 
 
 def next_limit_minutes(job: Job) -> int:
@@ -88,4 +107,5 @@ def go_on(job: Job, *, at: datetime) -> None:
         transition(job, JobState.TIMEOUT, at=at, reason="TimeLimit", **ran)
     else:
         # queued_at stays: a run that has begun goes before those that came later.
-        transition(job, JobState.QUEUED, at=at, reason=SEGMENT_ENDED, segment_number=job.segment_number + 1, **ran)
+        reason = PREEMPTED if job.state_reason == PREEMPTED else SEGMENT_ENDED
+        transition(job, JobState.QUEUED, at=at, reason=reason, segment_number=job.segment_number + 1, **ran)

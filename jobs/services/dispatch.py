@@ -18,12 +18,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F
+from django.db.models import Case, F, IntegerField, When
 
 from accounts.models import Cluster
 from jobs.backends.base import SchedulerBackend, SchedulerUnavailable, SubmissionRejected
 from jobs.models import EventKind, Job, JobSegment
-from jobs.services import launching
+from jobs.querysets import JobQuerySet
+from jobs.services import fair_share, launching, lending
 from jobs.services.chain import next_limit_minutes
 from jobs.services.clusters import backend_of, record_failure
 from jobs.services.lifecycle import StaleJob, record_event, transition
@@ -87,8 +88,9 @@ def dispatch_cluster(cluster_code: str, *, now: Callable[[], datetime], lease_s:
 @transaction.atomic
 def claim_due_jobs(*, at: datetime, lease_s: int, limit: int, cluster_code: str) -> list[Claim]:
     """Lease jobs that are due: QUEUED ones, and DISPATCHING ones whose lease ran out."""
-    jobs = Job.objects.due_for_dispatch(at).filter(partition__cluster__code=cluster_code).with_names()
-    due = list(jobs.select_for_update(skip_locked=True, of=("self",))[:limit])
+    gate = lending.open_gate(cluster_code, at=at)
+    jobs = gate.let_through(Job.objects.due_for_dispatch(at).filter(partition__cluster__code=cluster_code))
+    due = _choose_due(jobs.with_names(), at=at, limit=limit)
     current = JobSegment.objects.filter(job__in=due, number=F("job__segment_number"))
     tried = {segment.job_id: segment for segment in current}
     new = JobSegment.objects.bulk_create(
@@ -114,6 +116,24 @@ def claim_due_jobs(*, at: datetime, lease_s: int, limit: int, cluster_code: str)
             job.lease_token = lease["lease_token"]
         job.lease_expires_at = lease["lease_expires_at"]
     return [Claim(job, segments[job.pk], was_tried=job.pk in tried) for job in due]
+
+
+def _choose_due(jobs: JobQuerySet, *, at: datetime, limit: int) -> list[Job]:
+    """Lock up to `limit`: first those that the scheduler may have already, then the others by fair share."""
+    unlocked = jobs.select_for_update(skip_locked=True, of=("self",))
+    due = list(unlocked.filter(state=JobState.DISPATCHING)[:limit])
+    room = limit - len(due)
+    if room <= 0:
+        return due
+    queued = unlocked.filter(state=JobState.QUEUED)
+    if jobs.filter(state=JobState.QUEUED).order_by()[room : room + 1].exists():
+        # More than there is room for. Twice as many as needed: another worker may have locked the first.
+        wanted = fair_share.order(jobs.filter(state=JobState.QUEUED), at=at)[: 2 * room]
+        place = {pk: number for number, pk in enumerate(wanted)}
+        queued = queued.filter(pk__in=wanted).order_by(
+            Case(*(When(pk=pk, then=number) for pk, number in place.items()), output_field=IntegerField())
+        )
+    return due + list(queued[:room])
 
 
 def _call_scheduler(

@@ -41,7 +41,7 @@ def build_launch_request(job: Job, *, segment_number: int, time_limit_minutes: i
         gres_name=partition.gres_name,
         gres_type=partition.gres_type,
         slurm_account=job.project.slurm_account or job.project.code,
-        signal_name=CHECKPOINT_SIGNAL if job.checkpoint_lead_s else "",
+        signal_name=CHECKPOINT_SIGNAL if job.checkpoint_lead_s or job.is_preemptible else "",
         signal_lead_s=job.checkpoint_lead_s,
         environment=job.environment,
         segment_number=segment_number if job.is_chain else 0,

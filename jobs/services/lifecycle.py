@@ -50,6 +50,7 @@ def transition(
         IllegalTransition: the table has no edge from the state to `to`.
         StaleJob: the row has changed since `job` was read.
         ledger.InsufficientAllocation: into QUEUED, if the project can't afford it any more.
+        ledger.MemberCapExceeded: into QUEUED, if the owner's cap in the project doesn't allow it.
     """
     old = JobState(job.state)
     if to not in TRANSITIONS[old]:
@@ -72,6 +73,7 @@ def transition(
             reference=job.reference,
             amount_s=job.reserved_s,
             at=at,
+            person_id=job.user_id,
         )
     elif to in TERMINAL and never_ran:
         ledger.release(reference=job.reference, at=at, reason=reason)
@@ -85,6 +87,31 @@ def transition(
         detail=detail or {},
         actor=actor,
     )
+    for name, value in fields.items():
+        setattr(job, name, value)
+
+
+@transaction.atomic
+def change_hold(job: Job, reason: str, *, at: datetime, detail: dict[str, Any] | None = None, **fields: Any) -> None:
+    """A held job waits for something else from now on; it stays HELD. A compare-and-set on what it waited for.
+
+    Raises:
+        StaleJob: the row has changed since `job` was read.
+    """
+    fields |= {"state_reason": reason, "state_detail": detail or {}}
+    held = Job.objects.filter(pk=job.pk, state=JobState.HELD, state_reason=job.state_reason)
+    if job.state != JobState.HELD or not held.update(**fields):
+        raise StaleJob(f"{job.pk} is no longer held for {job.state_reason}")
+    if reason:
+        JobEvent.objects.create(
+            job=job,
+            at=at,
+            kind=EventKind.TRANSITION,
+            from_state=JobState.HELD,
+            to_state=JobState.HELD,
+            reason=reason,
+            detail=detail or {},
+        )
     for name, value in fields.items():
         setattr(job, name, value)
 

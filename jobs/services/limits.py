@@ -1,6 +1,7 @@
 """Limits of policy on one job: what is in use, what the job would break, and that in words."""
 
 from collections.abc import Callable
+from datetime import datetime, timedelta
 
 from django.utils.translation import gettext as _
 
@@ -17,13 +18,15 @@ _LIMIT_TO_FIELD = {
 }
 
 
-def broken_limits(job: Job) -> list[policies.Violation]:
+def broken_limits(job: Job, *, at: datetime) -> list[policies.Violation]:
     """The limits that the job would break now."""
     return policies.find_violations(
-        policies.limits_for(user=job.user, project=job.project, partition=job.partition),
+        policies.limits_for(user=job.user, project=job.project, partition=job.partition, kind=job.kind),
         devices=job.devices,
         time_limit_minutes=job.time_limit_minutes,
-        usage_by_scope=usage_by_scope(job),
+        reserved_s=job.reserved_s,
+        resource_class=job.partition.resource_class.code,
+        usage_by_scope=usage_by_scope(job, at=at),
     )
 
 
@@ -35,14 +38,20 @@ def limit_problem(violation: policies.Violation) -> FieldProblem:
         "max_accelerators_in_use": _("accelerators in use"),
         "max_accelerators_per_job": _("accelerators per job"),
         "max_time_limit_minutes": _("minutes of time limit"),
+        "max_jobs_per_day": _("jobs submitted in 24 hours"),
+        "approval_above_s": _("accelerator-seconds without approval"),
     }
     scopes = {
         "user": _("for you"),
         "partition": _("on this partition"),
+        "job_kind": _("for this kind of job"),
+        "institution": _("in this institution's projects"),
         "centre": _("at this centre"),
         "project": _("for this project"),
     }
     limit = violation.limit
+    if limit.field == "allowed_classes":
+        return _class_problem(violation, scopes[limit.scope])
     message = _("At most %(high)s %(what)s are allowed %(scope)s; this job would make it %(value)s.") % {
         "high": limit.value,
         "what": labels[limit.field],
@@ -59,8 +68,30 @@ def limit_problem(violation: policies.Violation) -> FieldProblem:
     )
 
 
-def usage_by_scope(job: Job) -> Callable[[Scope], Usage]:
-    """What is in use by the scopes that a limit on `job` may count: person, person on partition, project.
+def _class_problem(violation: policies.Violation, scope: str) -> FieldProblem:
+    allowed = ", ".join(violation.limit.codes)
+    message = _("Resource class %(value)s is not allowed %(scope)s; allowed: %(allowed)s.") % {
+        "value": violation.code,
+        "scope": scope,
+        "allowed": allowed,
+    }
+    return FieldProblem(
+        field="partition",
+        code="allowed_classes",
+        message=message,
+        value=violation.code,
+        allowed=allowed,
+        parameters={
+            "limit": "allowed_classes",
+            "scope": violation.limit.scope,
+            "allowed": allowed,
+            "value": violation.code,
+        },
+    )
+
+
+def usage_by_scope(job: Job, *, at: datetime) -> Callable[[Scope], Usage]:
+    """What is in use by the scopes that a limit on `job` may count: person (there, or of that kind) and project.
 
     The job itself is not counted. Each scope is asked once at most.
     """
@@ -68,21 +99,31 @@ def usage_by_scope(job: Job) -> Callable[[Scope], Usage]:
 
     def look_up(scope: Scope) -> Usage:
         if scope not in known:
-            known[scope] = _count(_counted(job, scope))
+            known[scope] = _count(_counted(job, scope), at)
         return known[scope]
 
     return look_up
 
 
 def _counted(job: Job, scope: Scope) -> JobQuerySet:
-    others = Job.objects.unfinished().exclude(pk=job.pk)
+    others = Job.objects.exclude(pk=job.pk)
     if scope == "project":
         return others.filter(project_id=job.project_id)
+    own = others.filter(user_id=job.user_id)
     if scope == "partition":
-        return others.filter(user_id=job.user_id, partition_id=job.partition_id)
-    return others.filter(user_id=job.user_id)
+        return own.filter(partition_id=job.partition_id)
+    if scope == "institution":
+        return own.filter(project__institution_id=job.project.institution_id)
+    if scope == "job_kind":
+        return own.of_kind(job.kind)
+    return own
 
 
-def _count(jobs: JobQuerySet) -> Usage:
-    counts = jobs.usage()
-    return Usage(queued_jobs=counts["queued"], running_jobs=counts["running"], accelerators_in_use=counts["devices"])
+def _count(jobs: JobQuerySet, at: datetime) -> Usage:
+    counts = jobs.unfinished().usage()
+    return Usage(
+        queued_jobs=counts["queued"],
+        running_jobs=counts["running"],
+        accelerators_in_use=counts["devices"],
+        jobs_of_day=jobs.submitted_since(at - timedelta(days=1)).count(),
+    )

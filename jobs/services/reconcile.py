@@ -20,8 +20,9 @@ from jobs.services.accounting import (
     settle_between_segments,
     usage_of,
 )
-from jobs.services.chain import Verdict, judge_end
+from jobs.services.chain import PREEMPTED, Verdict, judge_end
 from jobs.services.clusters import askable_clusters, backend_of, record_failure, record_success
+from jobs.services.lending import make_room
 from jobs.services.lifecycle import StaleJob, record_event, transition
 from jobs.services.missing import handle_missing
 from jobs.services.output import read_last_step
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 _FOLLOWED_COLUMNS = (
     *("pk", "key", "number", "native_id", "time_limit_minutes"),
     *("job__state", "job__state_reason", "job__cancel_requested_at", "job__expected_start_at"),
-    *("job__missing_since_at", "job__started_at", "job__segment_started_at"),
+    *("job__missing_since_at", "job__started_at", "job__segment_started_at", "preempt_requested_at"),
 )
 """What is compared with the scheduler's answer."""
 
@@ -89,6 +90,8 @@ def reconcile_cluster(
         job = segment.job
         if job.cancel_requested_at is not None and job.state in IN_SCHEDULER:
             backend.cancel(segment.native_id, key=segment.key)
+        elif segment.preempt_requested_at is not None and job.state in IN_SCHEDULER:
+            make_room(segment, backend, at=now())
     return changed + _account(cluster, backend, missing, at=now(), lost_after_s=lost_after_s)
 
 
@@ -105,6 +108,8 @@ def _active_segments(cluster: Cluster) -> QuerySet[JobSegment]:
 def _is_news(row: Any, status: JobStatus | None) -> bool:
     """Is there anything to do for a segment? Mostly not, and then its models are never made."""
     if status is None or status.key != row.key or row.job__cancel_requested_at is not None:
+        return True
+    if row.preempt_requested_at is not None:
         return True
     if status.time_limit_minutes not in (None, row.time_limit_minutes) and row.time_limit_minutes is not None:
         return True
@@ -195,6 +200,8 @@ def _apply_end(segment: JobSegment, status: JobStatus, *, at: datetime) -> bool:
     if not verdict.goes_on and not _is_possible(job, status):
         return False
     ended_at = status.ended_at or at
+    # Whether it stopped at a checkpoint or had to be ended: it was taken back.
+    end = JobState.PREEMPTED if verdict.reason == PREEMPTED else status.state
     facts = _facts_of(segment, status) | {"expected_start_at": None}
     if not verdict.goes_on:
         facts |= {"exit_code": status.exit_code, "exit_signal": status.exit_signal}
@@ -208,7 +215,7 @@ def _apply_end(segment: JobSegment, status: JobStatus, *, at: datetime) -> bool:
         if job.is_chain:
             figures = {
                 "number": segment.number,
-                "end": status.state,
+                "end": end,
                 "exit_code": status.exit_code,
                 "last_step": last_step,
             }
@@ -217,7 +224,7 @@ def _apply_end(segment: JobSegment, status: JobStatus, *, at: datetime) -> bool:
             segment,
             started_at=status.started_at or segment.started_at,
             ended_at=ended_at,
-            end_state=status.state,
+            end_state=end,
             exit_code=status.exit_code,
             exit_signal=status.exit_signal,
             last_step=last_step,

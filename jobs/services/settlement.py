@@ -5,7 +5,9 @@ from datetime import datetime
 
 from django.db import transaction
 
-from accounts.services import ledger
+from accounts.models import ActSource
+from accounts.services import audit, ledger
+from accounts.services.acts import Act
 from jobs.backends.base import UsageRow
 from jobs.models import EventKind, Job, JobSegment, UsageRecord
 from jobs.services import chain
@@ -65,7 +67,8 @@ def settle_job(job: Job, *, at: datetime) -> bool:
         else ledger.Settlement(charged_s=0, shortfall_s=used_s)
     )
     if settlement.shortfall_s:
-        logger.warning("job %s used %d accelerator-seconds that nobody could cover", job.pk, settlement.shortfall_s)
+        if not job.is_overrun:
+            logger.warning("job %s used %d accelerator-seconds that nobody could cover", job.pk, settlement.shortfall_s)
         _spread_shortfall(records, settlement.shortfall_s)
     Job.objects.filter(pk=job.pk).update(settled_at=at, charged_s=settlement.charged_s)
     record_event(
@@ -76,9 +79,39 @@ def settle_job(job: Job, *, at: datetime) -> bool:
             "charged_s": settlement.charged_s,
             "released_s": job.reserved_s - min(settlement.charged_s, job.reserved_s),
             "shortfall_s": settlement.shortfall_s,
+            **({"is_overrun": True} if job.is_overrun else {}),
         },
     )
+    if job.state == JobState.NODE_FAIL and records:
+        _refund_node_failure(job, records[-1].charged_s, at=at)
     return True
+
+
+def _refund_node_failure(job: Job, lost_s: int, *, at: datetime) -> None:
+    """Give back what the run that a node's failure ended was charged, if the resource class's policy says so.
+
+    Earlier segments ended by themselves and left their checkpoints: they stay charged.
+    """
+    if not lost_s or not job.partition.resource_class.refunds_node_failures:
+        return
+    reason = "node failure"
+    ledger.refund(
+        reference=job.reference,
+        refund_reference=f"{job.reference}/node-fail",
+        amount_s=lost_s,
+        at=at,
+        actor=None,
+        reason=reason,
+    )
+    audit.record(
+        Act(actor=None, at=at, source=ActSource.TASK),
+        "job.refund",
+        target_kind="job",
+        target=str(job.pk),
+        after={"refunded_s": lost_s},
+        project=job.project,
+        reason=reason,
+    )
 
 
 def _spread_shortfall(records: list[UsageRecord], shortfall_s: int) -> None:

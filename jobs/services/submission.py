@@ -17,7 +17,7 @@ from accounts.models import Allocation, Partition, Project, User
 from accounts.services import ledger
 from jobs.estimation import Estimate as EngineEstimate
 from jobs.models import EntryKind, EventKind, Job, JobEvent, Launcher
-from jobs.services import estimates, launching
+from jobs.services import estimates, launching, lending
 from jobs.services.limits import broken_limits, limit_problem
 from jobs.services.problems import FieldProblem, IdempotencyConflict, InvalidRequest, RefusedRequest
 from jobs.services.wording import duration_in_words, hours, invalid_value
@@ -53,6 +53,7 @@ class SubmissionRequest:
     workload: Mapping[str, Any] | None = None
     plan: Mapping[str, Any] | None = None
     override_estimate: bool = False
+    is_preemptible: bool = False
     cloned_from: uuid.UUID | None = None
 
     @property
@@ -98,7 +99,7 @@ def submit_job(*, user: User, request: SubmissionRequest, at: datetime, key: str
             twin = _earlier_job(user, request, key) if key is not None else None
             if twin is not None:
                 return twin, False
-            _refuse_if_over_limits(job)
+            _refuse_if_over_limits(job, at)
             job.save(force_insert=True)
             JobEvent.objects.create(job=job, at=at, kind=EventKind.TRANSITION, to_state=JobState.SUBMITTED, actor=user)
     except IntegrityError:
@@ -139,7 +140,7 @@ def prepare_job(*, user: User, request: SubmissionRequest, at: datetime, with_es
         submitted_at=at,
     )
     if request.cloned_from is not None:
-        job.cloned_from = Job.objects.visible_to(user).filter(pk=request.cloned_from).first()
+        job.cloned_from = Job.objects.readable_by(user).filter(pk=request.cloned_from).first()
     problems = find_size_problems(
         partition,
         nodes=request.nodes,
@@ -148,6 +149,8 @@ def prepare_job(*, user: User, request: SubmissionRequest, at: datetime, with_es
         checkpoint_lead_s=request.checkpoint_lead_s,
     )
     problems += _option_problems(request, partition)
+    if request.is_preemptible:
+        problems += lending.make_preemptible(job)
     estimate = None
     if request.workload is not None and not problems:
         try:
@@ -169,6 +172,8 @@ def prepare_job(*, user: User, request: SubmissionRequest, at: datetime, with_es
         job.time_limit_minutes = _time_limit_from(estimate, partition, checkpoint_lead_s=request.checkpoint_lead_s)
     if job.time_limit_minutes > partition.max_time_limit_minutes:
         job.segment_time_limit_minutes = partition.max_time_limit_minutes
+    elif job.is_preemptible:
+        job.segment_time_limit_minutes = job.time_limit_minutes
     try:
         rendered = launching.render_first(job)
     except InvalidSpec as error:
@@ -178,6 +183,9 @@ def prepare_job(*, user: User, request: SubmissionRequest, at: datetime, with_es
         elapsed_s=job.time_limit_minutes * 60,
         weight=job.billing_weight,
     )
+    share_problem = lending.find_share_problem(job)
+    if share_problem is not None:
+        raise RefusedRequest([share_problem])
     available_s = _available_or_refuse(job, at)
     return Prepared(
         job=job, estimate=estimate, available_s=available_s, script=rendered.script, warnings=rendered.warnings
@@ -192,7 +200,7 @@ def preview_job(*, user: User, request: SubmissionRequest, at: datetime) -> Prep
         RefusedRequest: policy or quota says no.
     """
     prepared = prepare_job(user=user, request=request, at=at, with_estimate=True)
-    _refuse_if_over_limits(prepared.job)
+    _refuse_if_over_limits(prepared.job, at)
     return prepared
 
 
@@ -215,6 +223,7 @@ def clone_request(job: Job) -> SubmissionRequest:
         workload=job.workload,
         plan=None,
         override_estimate=job.is_estimate_overridden,
+        is_preemptible=job.is_preemptible,
         cloned_from=job.pk,
     )
 
@@ -389,7 +398,7 @@ def _available_or_refuse(job: Job, at: datetime) -> int:
     active = Allocation.objects.for_project(job.project_id, job.partition.resource_class_id).active(at)
     available_s = active.total_available_s()
     names = {"project": job.project.code, "resource": job.partition.resource_class.code}
-    if available_s < job.reserved_s:
+    if available_s < job.reserved_s and not lending.may_overrun(job, at=at):
         figures = {"needed": hours(job.reserved_s), "available": hours(available_s), **names}
         if not active.exists():
             code, message = "no_allocation", _("Project %(project)s has no current allocation of %(resource)s.") % names
@@ -417,7 +426,7 @@ def _available_or_refuse(job: Job, at: datetime) -> int:
     return available_s
 
 
-def _refuse_if_over_limits(job: Job) -> None:
-    hard = [violation for violation in broken_limits(job) if violation.is_hard]
+def _refuse_if_over_limits(job: Job, at: datetime) -> None:
+    hard = [violation for violation in broken_limits(job, at=at) if violation.is_hard]
     if hard:
         raise RefusedRequest([limit_problem(violation) for violation in hard])

@@ -15,6 +15,7 @@ from django.utils.translation import ngettext
 from django.views.decorators.http import require_POST, require_safe
 
 from accounts import access
+from accounts.acting import act_of
 from accounts.models import AssociationChange, AssociationReview, ChangeOrigin, ChangeOutcome, Cluster, User
 from jobs.backends.associations import SchedulerUnavailable
 from jobs.services.association_setup import is_managed, setups
@@ -24,6 +25,7 @@ from jobs.services.associations import (
     ApplyInProgress,
     PlanChanged,
     apply_associations,
+    record_apply,
     review_associations,
 )
 
@@ -38,7 +40,7 @@ _APPLY_S: Final = 15.0
 @require_safe
 def cluster_associations(request: HttpRequest, code: str) -> HttpResponse:
     """The page: the last look, and the last lines of the log."""
-    cluster = _get_cluster(request, code)
+    cluster = _get_cluster(request, code, may_open=access.may_see_cluster_setup(request.user))
     review = AssociationReview.objects.filter(cluster=cluster).first()
     changes = review.plan.get("changes", []) if review else []
     ended = AssociationChange.objects.filter(cluster=cluster).exclude(outcome=ChangeOutcome.STARTED)
@@ -56,6 +58,7 @@ def cluster_associations(request: HttpRequest, code: str) -> HttpResponse:
             "findings": [describe_finding(item) for item in review.plan.get("findings", [])] if review else [],
             "log": [(row, describe_change(row.kind)) for row in log[:_SHOWN_LOG_LINES]],
             "applies": setups[cluster.code].applies,
+            "may_change": access.may_manage_clusters(request.user),
         },
     )
 
@@ -93,6 +96,8 @@ def cluster_associations_apply(request: HttpRequest, code: str) -> HttpResponse:
     except SchedulerUnavailable as error:
         messages.error(request, _("Slurm's accounting doesn't answer: %(words)s") % {"words": error})
     else:
+        act = act_of(request)
+        record_apply(act, cluster, applied)
         _tell(request, applied)
     return redirect("cluster-associations", code=cluster.code)
 
@@ -115,8 +120,8 @@ def _tell(request: HttpRequest, applied: Applied) -> None:
         messages.warning(request, text % {"count": untried})
 
 
-def _get_cluster(request: HttpRequest, code: str) -> Cluster:
-    if not access.may_manage_clusters(request.user):
+def _get_cluster(request: HttpRequest, code: str, *, may_open: bool | None = None) -> Cluster:
+    if not (access.may_manage_clusters(request.user) if may_open is None else may_open):
         raise Http404
     cluster = get_object_or_404(Cluster, code=code)
     if not is_managed(cluster.code):

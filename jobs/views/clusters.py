@@ -13,7 +13,7 @@ from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
 from django.views.decorators.http import conditional_page, require_safe
 
-from accounts.access import may_manage_clusters, slurm_accounts_of, usable_partitions
+from accounts.access import may_see_cluster_setup, sees_all, slurm_accounts_of, usable_partitions
 from accounts.models import Cluster, Node, NodeState, Partition, Qos, Reservation, User
 from jobs.presentation import SIZE_LABELS
 from jobs.services.association_setup import is_managed
@@ -88,7 +88,7 @@ def list_clusters(partitions: QuerySet[Partition]) -> list[tuple[Cluster, list[t
 def cluster_list(request: HttpRequest) -> HttpResponse:
     """The page of all clusters."""
     context = _list_context(request)
-    may_manage = may_manage_clusters(request.user)
+    may_manage = may_see_cluster_setup(request.user)
     context["managed"] = [one for one, *_ in context["clusters"] if may_manage and is_managed(one.code)]
     return render(request, "jobs/clusters.html", context)
 
@@ -158,7 +158,7 @@ def _partition_context(request: HttpRequest, cluster: str, name: str) -> dict[st
         "waits": _waits_by_size(partition),
         "days": WINDOWS_DAYS,
         "levels": Qos.objects.filter(cluster=partition.cluster).order_by("-priority", "name"),
-        "sees_who": user.is_staff,
+        "sees_who": sees_all(user),
     }
 
 
@@ -177,7 +177,7 @@ def _describe_reservations(reservations: Iterable[Reservation], user: User, now:
             reservation=row,
             is_on=row.is_on(now),
             is_for_reader=bool(own & set(row.accounts)) or (user.unix_username or None) in row.users,
-            holders=[*row.accounts, *row.users] if user.is_staff else [],
+            holders=[*row.accounts, *row.users] if sees_all(user) else [],
         )
         for row in rows
     ]

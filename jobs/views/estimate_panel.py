@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final
 
 from django.utils.text import capfirst
@@ -11,7 +12,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import pgettext_lazy
 
 from accounts.models import Partition, User
-from jobs.estimation import Advice, Estimate, Machine, Workload
+from jobs.estimation import Advice, Estimate, Machine, Workload, presets
 from jobs.forms import JobForm
 from jobs.forms.choices import OFFLOAD_NAMES
 from jobs.presentation import describe_basis
@@ -22,9 +23,11 @@ from jobs.services.advice import (
     describe_assumption,
     describe_launch_warning,
 )
+from jobs.services.lending import cohort_of
 from jobs.services.problems import FieldProblem, InvalidRequest, RefusedRequest
 from jobs.services.quoting import QuoteRequest, quote_run
 from jobs.services.submission import SubmissionRequest, preview_job
+from jobs.views.hours_requests import request_url
 
 STEP_PART_LABELS: Final = {
     "matmul": pgettext_lazy("step part", "Matrix products"),
@@ -93,6 +96,21 @@ class Reservation:
         return self.reserved_s / self.available_s if self.available_s > 0 else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a partition that lends idle accelerators offers: their price, and the time to write a checkpoint."""
+
+    is_taken: bool
+    weight: Decimal
+    grace_s: int
+    may_overrun: bool
+
+    @property
+    def price(self) -> float:
+        """Of the usual, as a share."""
+        return float(self.weight)
+
+
 @dataclass(slots=True, kw_only=True)
 class Panel:
     """All that the panel shows. Without an estimate: for a job without a model, or while something is wrong."""
@@ -102,6 +120,7 @@ class Panel:
     workload: Workload | None = None
     estimate: Estimate | None = None
     reservation: Reservation | None = None
+    offer: Offer | None = None
     refusal: str = ""
     problems: list[FieldProblem] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
@@ -110,6 +129,21 @@ class Panel:
     def figures(self) -> dict[str, Any] | None:
         """The estimate for `_estimate_figures.html`."""
         return None if self.estimate is None else describe_estimate(self.estimate.to_dict())
+
+    @property
+    def hours_url(self) -> str:
+        """Where the hours of this run are asked for; empty without an estimate."""
+        if self.estimate is None or self.workload is None:
+            return ""
+        known = presets().get(self.workload.preset or "")
+        return request_url(
+            project=self.request.project,
+            partition=self.partition,
+            model=estimates.preset_title(known) if known else _("Own model (config.json)"),
+            workload={"tokens": self.workload.tokens},
+            estimate={"duration_s": self.estimate.duration_s, "engine_version": self.estimate.engine_version},
+            devices=self.estimate.devices,
+        )
 
     @property
     def capacity_bytes(self) -> int:
@@ -125,7 +159,7 @@ def build_panel(form: JobForm, *, user: User, at: datetime) -> Panel:
     if partition is None:
         raise ValueError("the form is not valid")
     request = form.to_request()
-    panel = Panel(partition=partition, request=request)
+    panel = Panel(partition=partition, request=request, offer=_find_offer(partition, request))
     if request.workload is not None:
         try:
             quote = quote_run(user=user, request=_quote_request(request), at=at)
@@ -138,6 +172,18 @@ def build_panel(form: JobForm, *, user: User, at: datetime) -> Panel:
     if not panel.problems:
         _add_reservation(panel, user=user, at=at)
     return panel
+
+
+def _find_offer(partition: Partition, request: SubmissionRequest) -> Offer | None:
+    cohort = cohort_of(partition)
+    if cohort is None:
+        return None
+    return Offer(
+        is_taken=request.is_preemptible,
+        weight=cohort.preemptible_weight,
+        grace_s=cohort.grace_s,
+        may_overrun=cohort.may_overrun,
+    )
 
 
 def _quote_request(request: SubmissionRequest) -> QuoteRequest:

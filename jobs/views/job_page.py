@@ -14,16 +14,21 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import conditional_page, require_POST, require_safe
 
 from accounts import access
+from accounts.acting import act_of
 from accounts.models import User
 from jobs.estimation import presets
 from jobs.models import Job, JobEvent, JobSegment
-from jobs.presentation import describe_event, describe_segment_end, describe_state
+from jobs.presentation import describe_event, describe_place, describe_segment_end, describe_state
+from jobs.services.approval import may_decide
 from jobs.services.cancellation import CancelForbidden, cancel_job
 from jobs.services.estimates import accelerator_title, preset_title
+from jobs.services.fair_share import place_of
+from jobs.services.lending import count_preemptions
 from jobs.states import IN_SCHEDULER, JobState
 from jobs.tasks import nudge_after_commit
 from jobs.views.estimate_panel import describe_estimate
 from jobs.views.figures import describe_progress
+from jobs.views.hours_requests import request_url
 
 _FAST_S: Final = 2
 _SLOW_S: Final = 10
@@ -59,15 +64,18 @@ def job_page(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
     user = cast(User, request.user)
     job = _get_job(user, job_id)
     live = _live_context(job, user)
+    model = _describe_model(job)
     context = {
         **live,
+        "hours_url": _hours_url(job, model, live["comparison"]),
         "estimate": describe_estimate(live["comparison"]) if live["comparison"] else None,
         "sees_original": Job.objects.visible_to(user).filter(pk=job.cloned_from_id).exists()
         if job.cloned_from_id
         else False,
-        "model": _describe_model(job),
+        "model": model,
         "accelerator": accelerator_title(job.partition.accelerator),
         "environment": sorted(job.environment.items()),
+        "reads_contents": access.may_read_job(user, owner_id=job.user_id, project_id=job.project_id),
     }
     return render(request, "jobs/detail.html", context)
 
@@ -93,7 +101,8 @@ def job_cancel(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
     user = cast(User, request.user)
     job = _get_job(user, job_id)
     try:
-        was_unfinished = cancel_job(job=job, user=user, at=timezone.now())
+        act = act_of(request)
+        was_unfinished = cancel_job(job=job, user=user, at=act.at, source=act.source, ip_address=act.ip_address)
     except CancelForbidden as error:
         raise PermissionDenied from error
     if not was_unfinished:
@@ -124,6 +133,7 @@ def _live_context(job: Job, user: User) -> dict[str, Any]:
         "timeline": [TimelineEntry(event, describe_event(event)) for event in events],
         "requeues": sum(_is_requeue(event) for event in events),
         "segments": segments,
+        "preemptions": count_preemptions(segments),
         "chain": [ChainLink(segment, describe_segment_end(segment)) for segment in segments] if job.is_chain else [],
         "node_names": list(dict.fromkeys(name for segment in segments for name in segment.nodes)),
         "shortfall_s": sum(usage.shortfall_s for usage in usages),
@@ -131,9 +141,17 @@ def _live_context(job: Job, user: User) -> dict[str, Any]:
         # On a partition of CPU cores, host memory is the memory that was estimated.
         "is_host_memory": job.partition.accelerator == "host-cpu",
         "is_in_scheduler": job.state in IN_SCHEDULER,
+        "place": _describe_place(job),
+        "may_decide": job.is_held_for_approval and may_decide(user, job),
         "may_cancel": _may_ask_for_end(job, user),
         "interval_s": _interval_s(job),
     }
+
+
+def _describe_place(job: Job) -> str:
+    """Where a job that waits in the portal stands; "" for others."""
+    place = place_of(job, at=timezone.now())
+    return describe_place(place) if place else ""
 
 
 def _is_requeue(event: JobEvent) -> bool:
@@ -164,6 +182,21 @@ def _describe_model(job: Job) -> dict[str, Any] | None:
     model = job.workload["model"]
     preset = presets().get(model.get("preset", ""))
     return {**job.workload, "preset": preset, "title": preset_title(preset) if preset else _("Own model (config.json)")}
+
+
+def _hours_url(job: Job, model: dict[str, Any] | None, estimate: dict[str, Any] | None) -> str:
+    """Where more hours are asked for with this job's estimate; empty without one."""
+    if model is None or estimate is None:
+        return ""
+    return request_url(
+        project=job.project.code,
+        partition=job.partition,
+        model=model["title"],
+        workload=model,
+        estimate=estimate,
+        devices=job.devices,
+        job=job,
+    )
 
 
 def _may_ask_for_end(job: Job, user: User) -> bool:

@@ -107,7 +107,7 @@ def _initial(request: HttpRequest, user: User) -> dict[str, Any]:
             job_id = uuid.UUID(request.GET["clone"])
         except ValueError as error:
             raise Http404 from error
-        job = get_object_or_404(Job.objects.visible_to(user).with_names(), pk=job_id)
+        job = get_object_or_404(Job.objects.readable_by(user).with_names(), pk=job_id)
         return initial_from_request(clone_request(job), cloned_from=job.pk)
     last = (
         Job.objects.visible_to(user)

@@ -31,7 +31,7 @@ def job_log(request: HttpRequest, job_id: uuid.UUID) -> JsonResponse:
     `text` never ends within a character: its last bytes come with the next piece. `is_complete` says that nothing
     will follow.
     """
-    job = get_object_or_404(Job.objects.visible_to(request.user), pk=job_id)
+    job = get_object_or_404(Job.objects.readable_by(request.user), pk=job_id)
     offset = _read_offset(request)
     try:
         position = locate(job, offset)
@@ -72,7 +72,7 @@ def _from_line_start(text: str) -> str:
 @require_GET
 def job_log_download(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse | StreamingHttpResponse:
     """A whole log as a text file: those of all segments, one after the other."""
-    job = get_object_or_404(Job.objects.visible_to(request.user), pk=job_id)
+    job = get_object_or_404(Job.objects.readable_by(request.user), pk=job_id)
     headers = {"Content-Disposition": f'attachment; filename="{job.pk}.log"'}
     try:
         newest = locate(job, 0).newest_segment_number
@@ -100,7 +100,7 @@ def _read_on(job: Job, chunk: OutputChunk, segment_number: int) -> Iterator[byte
 @require_GET
 def job_metrics(request: HttpRequest, job_id: uuid.UUID) -> JsonResponse:
     """Points of the loss and throughput curves from `?offset=` on, thinned evenly if there are very many."""
-    job = get_object_or_404(Job.objects.visible_to(request.user), pk=job_id)
+    job = get_object_or_404(Job.objects.readable_by(request.user), pk=job_id)
     offset = max(_read_offset(request), 0)
     try:
         read = read_metrics(job, offset)

@@ -37,9 +37,10 @@ def project_usage(request: HttpRequest, code: str) -> HttpResponse:
     """Use by member: of everybody for those who lead the project, else one's own."""
     user = cast(User, request.user)
     project = get_object_or_404(access.visible_projects(user), code=code)
+    sees_all = access.sees_whole_use(user, project)
+    jobs = Job.objects.filter(project=project)
     rows = (
-        Job.objects.visible_to(user)
-        .filter(project=project)
+        (jobs if sees_all else jobs.visible_to(user))
         .values("user_id", "user__username", "user__first_name", "user__last_name", "partition__resource_class__title")
         .annotate(
             jobs=Count("pk"),
@@ -53,7 +54,7 @@ def project_usage(request: HttpRequest, code: str) -> HttpResponse:
     context = {
         "project": project,
         "rows": [{**row, "share": (row["charged_s"] or 0) / total_s if total_s else 0} for row in rows],
-        "sees_all": user.is_staff or access.leads_project(user, project.pk),
+        "sees_all": sees_all,
     }
     return render(request, "jobs/_project_usage.html", context)
 

@@ -102,6 +102,12 @@ POLICY_LIMIT: Final = ProblemType(
     title=_("A limit is reached"),
     meaning=_("A limit on jobs, accelerators or time would be broken; invalid_params says which."),
 )
+ALREADY_DECIDED: Final = ProblemType(
+    slug="already-decided",
+    status=409,
+    title=_("It is not this step's turn"),
+    meaning=_("The request is decided or withdrawn, or waits for the other side; the detail says by whom and when."),
+)
 TOO_MANY_TOKENS: Final = ProblemType(
     slug="too-many-tokens",
     status=409,
@@ -160,6 +166,7 @@ PROBLEM_TYPES: Final = {
         INSUFFICIENT_ALLOCATION,
         NO_ALLOCATION,
         POLICY_LIMIT,
+        ALREADY_DECIDED,
         TOO_MANY_TOKENS,
         CONTENT_TOO_LARGE,
         UNSUPPORTED_MEDIA_TYPE,

@@ -15,6 +15,14 @@ from rest_framework.views import set_rollback
 
 from accounts.api.errors import ContentTooLarge, InvalidParam, InvalidParams, TooManyTokens, WrongCredentials, shorten
 from accounts.models.policies import LIMIT_FIELDS
+from accounts.services.request_rules import (
+    GrantRefused,
+    InvalidAllocationRequest,
+    RequestClosed,
+    RequestError,
+    RequestForbidden,
+    RequestProblem,
+)
 from jobs.api.names import body_path
 from jobs.backends.base import SchedulerUnavailable
 from jobs.services.cancellation import CancelForbidden
@@ -38,6 +46,10 @@ _KINDS: dict[type[Exception], ProblemType] = {
     exceptions.PermissionDenied: kinds.FORBIDDEN,
     PermissionDenied: kinds.FORBIDDEN,
     CancelForbidden: kinds.FORBIDDEN,
+    InvalidAllocationRequest: kinds.INVALID_REQUEST,
+    RequestForbidden: kinds.FORBIDDEN,
+    RequestClosed: kinds.ALREADY_DECIDED,
+    GrantRefused: kinds.REFUSED,
     exceptions.NotFound: kinds.NOT_FOUND,
     Http404: kinds.NOT_FOUND,
     exceptions.MethodNotAllowed: kinds.METHOD_NOT_ALLOWED,
@@ -87,6 +99,8 @@ def _describe(error: Exception) -> _Problem:
     kind = next((_KINDS[one] for one in type(error).__mro__ if one in _KINDS), kinds.INTERNAL_ERROR)
     if isinstance(error, InvalidRequest):
         return _Problem(kind=kind, detail=_sentences(error.problems), params=_from_fields(error.problems))
+    if isinstance(error, InvalidAllocationRequest):
+        return _Problem(kind=kind, detail=str(error), params=_from_fields(error.problems))
     if isinstance(error, InvalidParams):
         detail = " ".join(f"{param.name}: {param.reason}" for param in error.params)
         return _Problem(kind=kind, detail=detail, params=error.params)
@@ -98,6 +112,8 @@ def _detail(error: Exception, kind: ProblemType) -> str:
         return str(kind.meaning)  # the words of Http404 name classes and patterns
     if isinstance(error, exceptions.APIException) and isinstance(error.detail, str):
         return str(error.detail)
+    if isinstance(error, RequestError):
+        return str(error)
     return str(kind.meaning)
 
 
@@ -116,7 +132,7 @@ def _sentences(problems: Sequence[FieldProblem]) -> str:
     return " ".join(f"{body_path(problem.field)}: {problem.message}" for problem in problems)
 
 
-def _from_fields(problems: Sequence[FieldProblem]) -> list[InvalidParam]:
+def _from_fields(problems: Sequence[FieldProblem | RequestProblem]) -> list[InvalidParam]:
     return [
         InvalidParam(
             name=body_path(problem.field),

@@ -87,7 +87,7 @@ class TestList:
     ) -> None:
         for _ in range(8):
             site.submit(workload=WORKLOAD)
-        with django_assert_max_num_queries(6):
+        with django_assert_max_num_queries(7):
             assert len(api.get("jobs").json()["results"]) == 8
 
     @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ class TestDetail:
     ) -> None:
         job = site.submit(workload=WORKLOAD, time_limit_minutes=60)
         site.tick()
-        with django_assert_max_num_queries(6):
+        with django_assert_max_num_queries(7):
             api.get(f"jobs/{job.pk}")
 
     def test_words_are_in_the_readers_language(self, site: Site, api: ApiClient) -> None:

@@ -74,7 +74,28 @@ def test_answers_are_as_the_document_says(site: Site, document: dict[str, Any]) 
     site.backend.set_outcome(site.native_id(ended), elapsed_s=5)
     site.tick(1)
     site.tick(9)
+    pi, staff = site.api(site.pi), site.api(site.staff)
+    end = {"kind": "END_OF_PROJECT", "project": "nlp", "justification": "done"}
+
+    def ask() -> str:
+        return str(pi.post("requests", end).json()["uuid"])
+
+    steps = {}
+    steps["create_request"] = made = pi.post("requests", end)
+    asked = made.json()["uuid"]
+    steps["ask_back_request"] = staff.post(f"requests/{asked}/ask-back", {"words": "why?"})
+    steps["answer_request"] = pi.post(f"requests/{asked}/answer", {"words": "so"})
+    steps["withdraw_request"] = pi.post(f"requests/{asked}/withdraw")
+    steps["reject_request"] = staff.post(f"requests/{ask()}/reject", {"reason": "no"})
+    steps["list_requests"], steps["get_request"] = pi.get("requests"), pi.get(f"requests/{asked}")
+    steps["add_member"] = pi.post("projects/nlp/members", {"person": site.stranger.username})
+    path = f"projects/nlp/members/{site.stranger.username}"
+    steps["change_member"] = pi.post(path, {"role": "MANAGER"})
+    steps["list_members"], steps["list_audit"] = pi.get("projects/nlp/members"), pi.get("audit")
+    assert len(steps["list_audit"].json()["results"]) >= 2
+    assert pi.delete(path).status_code == 204
     answers = {
+        **steps,
         "get_me": api.get("me"),
         "list_projects": api.get("projects"),
         "get_project": api.get("projects/nlp"),
@@ -89,6 +110,7 @@ def test_answers_are_as_the_document_says(site: Site, document: dict[str, Any]) 
         "list_jobs": api.get("jobs"),
         "submit_job": api.post("jobs?validate_only=true", site.body(workload=WORKLOAD)),
         "get_job": api.get(f"jobs/{ended.pk}"),
+        "report_usage": api.get("reports/usage"),
         "list_job_events": api.get(f"jobs/{ended.pk}/events"),
         "read_job_log": api.get(f"jobs/{fresh.pk}/log"),
         "read_job_metrics": api.get(f"jobs/{fresh.pk}/metrics"),
@@ -97,9 +119,11 @@ def test_answers_are_as_the_document_says(site: Site, document: dict[str, Any]) 
         "resubmit_job": api.post(f"jobs/{ended.pk}/resubmit"),
         "get_problem_type": api.get("problems/refused"),
         "create_token": api.post("auth/token", {"username": "lin", "password": PASSWORD}),
+        # Last, since it ends the project.
+        "approve_request": staff.post(f"requests/{ask()}/approve", {"reason": "done"}),
     }
     described = {operation["operationId"]: operation for _path, _method, operation in operations(document)}
-    assert set(answers) == set(described) - {"revoke_token"}
+    assert set(answers) == set(described) - {"revoke_token", "remove_member"}
     for name, answer in answers.items():
         content = described[name]["responses"][str(answer.status_code)]["content"]["application/json"]
         validate(answer.json(), {**content["schema"], "components": document["components"]}, cls=OAS31Validator)

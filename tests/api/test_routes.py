@@ -5,7 +5,12 @@ from typing import Any
 
 import pytest
 from django.urls import URLPattern, URLResolver, get_resolver
+from django.utils import timezone
 
+from accounts.models import ActSource, RequestKind
+from accounts.services.acts import Act
+from accounts.services.request_rules import Draft
+from accounts.services.requests import submit
 from tests.api.conftest import ApiClient, Site
 
 PEOPLE = ("anonymous", "stranger", "teammate", "owner", "pi", "staff")
@@ -15,6 +20,7 @@ PUBLIC = (200,) * 6
 SIGNED_IN = (401, 200, 200, 200, 200, 200)
 MEMBERS = (401, 404, 200, 200, 200, 200)
 OWN = (401, 404, 404, 200, 200, 200)
+LEADS = (401, 404, 404, 404, 200, 200)
 
 EXPECTED: dict[tuple[str, str], tuple[int, ...]] = {
     ("api-token", "POST"): (400,) * 6,  # an empty body; signing in needs no token
@@ -22,9 +28,23 @@ EXPECTED: dict[tuple[str, str], tuple[int, ...]] = {
     ("api-me", "GET"): SIGNED_IN,
     ("api-projects", "GET"): SIGNED_IN,
     ("api-project", "GET"): MEMBERS,
+    ("api-project-members", "GET"): MEMBERS,
+    ("api-project-members", "POST"): (401, 404, 403, 403, 400, 400),  # an empty body
+    ("api-project-member", "POST"): (401, 404, 403, 403, 400, 400),
+    ("api-project-member", "DELETE"): (401, 404, 403, 403, 204, 404),  # the second time there is nobody to remove
+    ("api-audit", "GET"): (401, 404, 404, 404, 200, 200),
     ("api-allocations", "GET"): SIGNED_IN,
     ("api-allocation", "GET"): MEMBERS,
     ("api-allocation-entries", "GET"): MEMBERS,
+    # The request is the PI's, for their project: for those who lead it and for reviewers.
+    ("api-requests", "GET"): SIGNED_IN,
+    ("api-requests", "POST"): (401, 400, 400, 400, 400, 400),  # an empty body
+    ("api-request", "GET"): LEADS,
+    ("api-request-approve", "POST"): (401, 404, 404, 404, 400, 400),
+    ("api-request-reject", "POST"): (401, 404, 404, 404, 400, 400),
+    ("api-request-ask-back", "POST"): (401, 404, 404, 404, 400, 400),
+    ("api-request-answer", "POST"): (401, 404, 404, 404, 400, 400),
+    ("api-request-withdraw", "POST"): (401, 404, 404, 404, 200, 403),
     ("api-clusters", "GET"): SIGNED_IN,
     ("api-partitions", "GET"): SIGNED_IN,
     ("api-presets", "GET"): SIGNED_IN,
@@ -39,6 +59,7 @@ EXPECTED: dict[tuple[str, str], tuple[int, ...]] = {
     ("api-job-log", "GET"): OWN,
     ("api-job-metrics", "GET"): OWN,
     ("api-job-script", "GET"): OWN,
+    ("api-usage-report", "GET"): SIGNED_IN,
     ("api-openapi-json", "GET"): PUBLIC,
     ("api-openapi-yaml", "GET"): PUBLIC,
     ("api-docs", "GET"): PUBLIC,
@@ -78,11 +99,16 @@ def test_each_person_gets_from_each_route_what_the_table_says(site: Site, name: 
         },
     }
     job = site.submit()
+    asked = submit(
+        Act(actor=site.pi, at=timezone.now(), source=ActSource.API),
+        Draft(kind=RequestKind.END_OF_PROJECT, project=site.project, justification="done"),
+    )
     parts = {
         "<slug:code>": "nlp",
-        "<uuid:uuid>": str(site.allocation.uuid),
+        "<uuid:uuid>": str(asked.uuid if name.startswith("api-request") else site.allocation.uuid),
         "<uuid:job_id>": str(job.pk),
         "<slug:slug>": "refused",
+        "<str:username>": "wang",
     }
     path = "/" + ROUTES[name]
     for part, value in parts.items():

@@ -189,6 +189,51 @@ def test_a_waiting_job_is_cancelled_at_once_and_never_starts(harness: BackendHar
     assert (row.elapsed_s, row.started_at) == (0, None)
 
 
+SIGNALLED = (
+    "#!/bin/bash",
+    "trap 'echo told; exit 85' USR1",
+    "echo ready",
+    "for _ in $(seq 600); do sleep 0.1 & wait $!; done",
+)
+"""Runs for a minute unless it is told to stop."""
+
+
+def test_a_running_job_is_sent_a_signal_of_which_its_script_makes_what_it_wants(harness: BackendHarness) -> None:
+    native_id = harness.submit(LONG, script="\n".join(SIGNALLED) + "\n")
+    status = harness.wait(native_id, is_running)
+    if not harness.runs_scripts:
+        harness.backend.signal(native_id, "USR1", key=status.key)
+        assert harness.status(native_id).state is JobState.RUNNING
+        return
+
+    def has_set_its_trap(_: Any) -> bool:
+        chunk = harness.backend.read_log(native_id, 0)
+        return chunk is not None and b"ready" in chunk.data
+
+    harness.wait(native_id, has_set_its_trap)
+    harness.backend.signal(native_id, "USR1", key=status.key)
+    ended = harness.wait(native_id)
+    assert (ended.state, ended.exit_code) == (JobState.FAILED, 85)
+    log = harness.backend.read_log(native_id, 0)
+    assert log is not None
+    assert log.data.decode().split() == ["ready", "told"]
+
+
+def test_a_signal_leaves_jobs_alone_that_wait_have_ended_or_have_another_key(harness: BackendHarness) -> None:
+    blocker = harness.submit(LONG, nodes=2, devices_per_node=8)
+    harness.wait(blocker, is_running)
+    waiting = harness.submit(LONG)
+    harness.backend.signal(waiting, "USR1")
+    harness.backend.signal(blocker, "USR1", key="key-of-another-job")
+    harness.backend.signal("999999", "USR1")
+    assert harness.status(waiting).state is JobState.PENDING
+    harness.let_time_pass()
+    assert harness.status(blocker).state is JobState.RUNNING
+    harness.backend.cancel(blocker)
+    harness.wait(blocker)
+    assert harness.backend.signal(blocker, "USR1") is None
+
+
 def test_a_running_job_is_cancelled(harness: BackendHarness) -> None:
     native_id = harness.submit(LONG)
     harness.wait(native_id, is_running)

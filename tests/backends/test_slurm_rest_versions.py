@@ -90,6 +90,17 @@ def test_a_job_that_is_not_known_is_absent_and_no_error(version: str) -> None:
     client.cancel(999999, user="alice")
 
 
+def test_the_batch_script_is_signalled_where_the_interface_can_name_it(version: str) -> None:
+    seen: list[httpx.Request] = []
+    client = client_of_version(version, seen=seen)
+    client.signal(999999, "USR1", user="alice")  # not there any more: no error
+    sent = seen[-1]
+    assert (sent.method, sent.url.path) == ("DELETE", f"/slurm/{version}/job/999999")
+    flags = {} if version == "v0.0.38" else {"flags": "BATCH_JOB"}
+    assert dict(sent.url.params) == {"signal": "USR1", **flags}
+    assert sent.headers["X-SLURM-USER-NAME"] == "alice"
+
+
 def test_a_job_is_submitted_with_everything_it_needs(version: str) -> None:
     seen: list[httpx.Request] = []
     client = client_of_version(version, seen=seen)

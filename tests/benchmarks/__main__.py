@@ -14,7 +14,7 @@ import django
 from portal.embedded.testing import ensure_test_servers
 from tests.benchmarks.measure import describe_load
 
-NAMES = ("reconcile", "dispatch", "ledger", "race", "web", "estimation_speed", "slurm")
+NAMES = ("reconcile", "dispatch", "ledger", "race", "web", "reports", "estimation_speed", "slurm")
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
 

@@ -1,4 +1,4 @@
-"""Reservations per second of many connections, beside SELECT … FOR UPDATE and UPDATE of a bare row."""
+"""Reservations per second of many connections, beside bare SELECT … FOR UPDATE, UPDATE and INSERT."""
 
 import threading
 import time
@@ -18,6 +18,7 @@ from tests.benchmarks.population import analyze, copy_rows
 from tests.factories import make_allocation, make_project, make_resource_class
 
 _BARE_TABLE = "benchmark_balance"
+_BARE_LINES = "benchmark_line"
 _ROUNDS = 3
 
 
@@ -28,15 +29,16 @@ def run() -> None:
     allocations = [make_allocation(make_project(), resource_class, hours=10**8, end_at=end_at) for _ in range(clients)]
     with connection.cursor() as cursor:
         cursor.execute(
-            f"CREATE UNLOGGED TABLE {_BARE_TABLE} AS SELECT id, reserved_s FROM accounts_allocation;"  # noqa: S608
-            f"ALTER TABLE {_BARE_TABLE} ADD PRIMARY KEY (id)"
+            f"CREATE TABLE {_BARE_TABLE} AS SELECT id, reserved_s FROM accounts_allocation;"  # noqa: S608
+            f"ALTER TABLE {_BARE_TABLE} ADD PRIMARY KEY (id);"
+            f"CREATE TABLE {_BARE_LINES} (id bigserial PRIMARY KEY, row_id bigint, reference text, amount_s bigint)"
         )
     try:
         _compare_throughput(allocations, seconds=seconds)
         _compare_history(allocations[:2], entries=read_size("ENTRIES", 100_000))
     finally:
         with connection.cursor() as cursor:
-            cursor.execute(f"DROP TABLE {_BARE_TABLE}")
+            cursor.execute(f"DROP TABLE {_BARE_TABLE}, {_BARE_LINES}")
     mismatches = ledger.find_mismatches()
     print(f"mismatches: {len(mismatches)}")
     assert not mismatches, mismatches
@@ -56,13 +58,19 @@ def _compare_throughput(allocations: list[Allocation], *, seconds: int) -> None:
             found[name] += _hammer(act, targets, seconds=seconds / _ROUNDS)
     names = list(found)
     rows = [
-        latency_row(name, found[name], found[bare], f"{len(found[name]) / seconds:.0f}")
+        latency_row(
+            name,
+            found[name],
+            found[bare],
+            f"{len(found[name]) / seconds:.0f}",
+            f"{len(found[name]) / len(found[bare]):.2f}",
+        )
         for bare, act in (names[:2], names[2:])
         for name in (bare, act)
     ]
     print_table(
         f"ledger: {len(allocations)} connections for {seconds} s each",
-        ["", "p50 ms", "p95 ms", "× bare", "per second"],
+        ["", "p50 ms", "p95 ms", "× bare", "per second", "throughput × bare"],
         rows,
     )
 
@@ -117,6 +125,10 @@ def _lock_bare_row(allocation: Allocation) -> None:
         cursor.execute(
             f"UPDATE {_BARE_TABLE} SET reserved_s = %s WHERE id = %s",  # noqa: S608
             [reserved_s + 3600, allocation.pk],
+        )
+        cursor.execute(
+            f"INSERT INTO {_BARE_LINES} (row_id, reference, amount_s) VALUES (%s, %s, %s)",  # noqa: S608
+            [allocation.pk, str(uuid.uuid4()), 3600],
         )
 
 

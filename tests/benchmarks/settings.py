@@ -4,9 +4,9 @@ Middleware, cache, throttles and broker are the real ones.
 """
 
 from portal.settings import *  # noqa: F403
-from tests.settings import EMAIL_BACKEND, PASSWORD_HASHERS, STORAGES
+from tests.settings import DATABASES, EMAIL_BACKEND, PASSWORD_HASHERS, STORAGES
 
-__all__ = ["EMAIL_BACKEND", "PASSWORD_HASHERS", "SCHEDULERS", "STORAGES"]
+__all__ = ["DATABASES", "EMAIL_BACKEND", "PASSWORD_HASHERS", "SCHEDULERS", "STORAGES"]
 
 SCHEDULERS = {
     "dummy": {

@@ -169,6 +169,9 @@ class Audit:
         if len(real) > 1:
             self.seen["requeued by Slurm"] += 1
         real = self._without_what_came_after_the_charge(job, real)
+        if self._is_changed_after_the_charge(key, job, wish, real):
+            self.seen["accounting changed after the charge by a controller that came back with an old state"] += 1
+            return
         self._check_outcome(where, key, job, wish, real)
         charge_s = sum(run.elapsed_s for run in real) * wish.devices
         if job["charged_s"] != charge_s and ids & self.mended:
@@ -186,6 +189,19 @@ class Audit:
             return before
         return real
 
+    def _is_changed_after_the_charge(self, key: str, job: dict[str, Any], wish: Wish, real: list[Run]) -> bool:
+        """A job ended, was told so and charged; then its killed controller believed once more that it runs.
+
+        The marks say who is right: it ran once, ended as expected, and was charged for that time to a second or two.
+        """
+        marks = self.marks[key]
+        if [mark.what for mark in marks] != ["begins", "ends"] or not self._was_controller_killed(near=[marks[0].at]):
+            return False
+        ran_s = marks[1].at - marks[0].at
+        is_end_as_expected = job["state"] == ("FAILED" if wish.exit_code else "COMPLETED")
+        is_charge_of_the_run = abs(job["charged_s"] - ran_s * wish.devices) <= 2 * wish.devices
+        return is_end_as_expected and is_charge_of_the_run and real[-1].state == "TIMEOUT"
+
     def _check_outcome(self, where: str, key: str, job: dict[str, Any], wish: Wish, real: list[Run]) -> None:
         """The job's end, and that its script ran once; for what its controller's death did, Slurm's word counts."""
         expected = "FAILED" if wish.exit_code else "COMPLETED"
@@ -193,7 +209,9 @@ class Audit:
         begins = [mark for mark in self.marks[key] if mark.what == "begins"]
         ends = len(self.marks[key]) - len(begins)
         told = f"{where} ended as {last}, expected {expected}; {self.marks[key]}, {real}"
-        if job["state"] != last:
+        if real and real[-1].is_second_start and job["state"] == expected and (len(begins), ends) == (1, 1):
+            self.seen["accounting knows a second start alone, which the script refused; the first was lost to it"] += 1
+        elif job["state"] != last:
             self.problems.append(f"{job['state']} in the portal: {told}")
         elif len(begins) > 1:
             # Whoever started it again, and whatever Slurm calls that, the script must have refused.

@@ -12,13 +12,24 @@ from jobs.states import JobState
 from tests.jobs.conftest import Centre
 from tests.pages.conftest import SignIn
 
-PAGES = ["dashboard", "job-list", "job-new", "project-list", "cluster-list", "profile"]
+REQUEST_PAGES = ["request-list", "request-choose", "notification-list"]
+PAGES = [
+    "dashboard",
+    "job-list",
+    "job-new",
+    "project-list",
+    "cluster-list",
+    "usage-report",
+    "usage-report-export",
+    "profile",
+]
+REPORTS = ["usage-report", "usage-report-export"]
 LIVE_PARTS = ["dashboard-live", "cluster-list-live"]
 JOB_PAGES = ["job-detail", "job-live", "job-log", "job-log-download", "job-metrics"]
-PROJECT_PAGES = ["project-detail", "project-usage", "project-ledger"]
+PROJECT_PAGES = ["project-detail", "project-usage", "project-ledger", "project-forecast"]
 
 
-@pytest.mark.parametrize("name", [*PAGES, *LIVE_PARTS])
+@pytest.mark.parametrize("name", [*PAGES, *REQUEST_PAGES, *REPORTS, *LIVE_PARTS])
 def test_pages_open_for_members_and_ask_others_to_sign_in(owner: Client, name: str) -> None:
     assert owner.get(reverse(name)).status_code == 200
     answer = Client().get(reverse(name))

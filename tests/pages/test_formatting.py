@@ -247,5 +247,5 @@ def test_a_job_name_cannot_leave_the_data_block_of_a_chart():
         Context({"data": data})
     )
     assert html.count("</script>") == 1
-    assert 'data-chart-source="#m-data"' in html
+    assert 'data-chart-source="m-data"' in html
     assert 'id="m-data" type="application/json"' in html

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from accounts.models import LedgerEntry, LedgerKind
+from accounts.models import Cohort, CohortShare, LedgerEntry, LedgerKind
 from accounts.services import ledger
 from jobs.models import EventKind, Job, JobEvent, JobSegment, UsageRecord
 from jobs.services.cancellation import cancel_job
@@ -124,3 +124,13 @@ def test_a_storm_of_submits_cancels_and_workers_leaves_every_second_explained(ce
     assert centre.balance() == (0, used_s)
     assert ledger.find_mismatches() == []
     assert centre.backend.call_counts["submit"] == JobSegment.objects.exclude(native_id="").count()
+
+
+def test_workers_that_look_for_idle_accelerators_together_give_none_away_twice(centre: Centre) -> None:
+    cohort = Cohort.objects.create(partition=centre.partition)
+    CohortShare.objects.create(cohort=cohort, project=centre.project, nominal=16)
+    jobs = [centre.submit(nodes=2, is_preemptible=True) for _ in range(7)]
+    centre.admit()
+    assert sum(at_once([centre.dispatch] * WORKERS)) == 4
+    assert Job.objects.filter(state=JobState.PENDING).count() == 4
+    assert Job.objects.filter(state=JobState.QUEUED).count() == len(jobs) - 4

@@ -164,12 +164,30 @@ class LocalBackend(SchedulerBackend):
                 (job_id, key),
             ).fetchone()
         if supervised is not None:
-            try:
-                send_signal(ProcessIdentity(*supervised), WAKE_SIGNAL)
-            except PermissionError:
-                # The portal runs as another user than when the job was started; the supervisor looks by itself.
-                logger.warning("The supervisor of job %d belongs to another user; it will see the cancel later", job_id)
+            self._wake(supervised, job_id)
         self._advance_later_if_not_now(store)
+
+    def signal(self, native_id: str, signal_name: str, *, key: str = "") -> None:
+        job_id = _read_id(native_id)
+        if job_id is None:
+            return
+        with self._open().write() as connection:
+            supervised = connection.execute(
+                "SELECT supervisor_pid, supervisor_start_ticks, supervisor_boot_id FROM jobs"
+                " WHERE id = ? AND ? IN ('', key) AND state = 'RUNNING'",
+                (job_id, key),
+            ).fetchone()
+            if supervised is None:
+                return
+            rows.ask_for_signal(connection, job_id, signal_name)
+        self._wake(supervised, job_id)
+
+    def _wake(self, supervised: Any, job_id: int) -> None:
+        try:
+            send_signal(ProcessIdentity(*supervised), WAKE_SIGNAL)
+        except PermissionError:
+            # The portal runs as another user than when the job was started; the supervisor looks by itself.
+            logger.warning("The supervisor of job %d belongs to another user; it will see the request later", job_id)
 
     def partitions(self) -> list[PartitionInfo]:
         store = self._open()

@@ -8,4 +8,4 @@ STDOUT_FILE_NAME: Final = "stdout.log"
 METRICS_FILE_NAME: Final = "metrics.jsonl"
 
 WAKE_SIGNAL: Final = signal.SIGUSR1
-"""Tells a supervisor to look at the queue: its job is to be cancelled."""
+"""Tells a supervisor to look at the queue: its job is to be cancelled, or to get a signal."""

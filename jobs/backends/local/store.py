@@ -62,6 +62,11 @@ _SCHEMA: Final = (
     "CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
 )
 
+_SIGNALS: Final = (
+    "CREATE TABLE IF NOT EXISTS signals (id INTEGER PRIMARY KEY, job_id INTEGER NOT NULL, name TEXT NOT NULL)"
+)
+"""Signals that were asked for and not yet sent. Earlier releases have no such table, and need none."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredJob:
@@ -121,6 +126,8 @@ class Store:
                 with closing(self._connect()) as connection:
                     if _read_version(connection) == 0:
                         _create_schema(connection)
+                    if _read_version(connection) == SCHEMA_VERSION:
+                        connection.execute(_SIGNALS)
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -305,6 +312,22 @@ def is_cancel_requested(connection: sqlite3.Connection, job_id: int, *, marker: 
         "SELECT cancel_requested FROM jobs WHERE id = ? AND marker = ?", (job_id, marker)
     ).fetchone()
     return row is None or bool(row[0])
+
+
+def ask_for_signal(connection: sqlite3.Connection, job_id: int, name: str) -> None:
+    """Leave a signal for the job's supervisor to send."""
+    connection.execute("INSERT INTO signals (job_id, name) VALUES (?, ?)", (job_id, name))
+
+
+def has_signals(connection: sqlite3.Connection, job_id: int) -> bool:
+    """Is there a signal to send?"""
+    return connection.execute("SELECT 1 FROM signals WHERE job_id = ?", (job_id,)).fetchone() is not None
+
+
+def take_signals(connection: sqlite3.Connection, job_id: int) -> list[str]:
+    """The names of the signals to send now, in order; nobody gets them again."""
+    found = connection.execute("DELETE FROM signals WHERE job_id = ? RETURNING id, name", (job_id,)).fetchall()
+    return [row["name"] for row in sorted(found, key=lambda row: row["id"])]
 
 
 def end_job(connection: sqlite3.Connection, claim: Claim, end: JobEnd) -> bool:

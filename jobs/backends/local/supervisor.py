@@ -67,6 +67,7 @@ class JobRun:
         if job.spec.signal_name:
             self._signal_at = max(self._limit_at - lead_s, self._started + MIN_SIGNAL_DELAY_S)
         self._next_sample_at = self._started
+        self._asked_signals: list[str] = []
 
     def run(self) -> JobEnd:
         """Start the script, watch it to its end, and kill everything that it left."""
@@ -133,9 +134,13 @@ class JobRun:
                 self._next_sample_at = now + self._options.poll_s
                 self._sample()
                 self._look_for_cancel()
+                self._look_for_signals()
+            if self._asked_signals and now >= self._started + MIN_SIGNAL_DELAY_S:
+                self._signal_script(*self._asked_signals)
+                self._asked_signals.clear()
             if now >= self._signal_at:
                 self._signal_at = float("inf")
-                self._signal_script()
+                self._signal_script(self._job.spec.signal_name)
             if now >= self._limit_at and self._cause is None:
                 self._terminate(JobState.TIMEOUT)
             if now >= self._kill_at:
@@ -143,6 +148,8 @@ class JobRun:
             next_at = min(self._next_sample_at, self._signal_at, self._kill_at)
             if self._cause is None:
                 next_at = min(next_at, self._limit_at)
+            if self._asked_signals:
+                next_at = min(next_at, self._started + MIN_SIGNAL_DELAY_S)
             self._sleep_until(next_at)
 
     def _sleep_until(self, moment: float) -> None:
@@ -155,6 +162,7 @@ class JobRun:
             self._terminate(JobState.NODE_FAIL)
         if WAKE_SIGNAL in received:
             self._look_for_cancel()
+            self._look_for_signals()
 
     def _reap(self) -> None:
         """Take the exit status of every child that ended: the script, and orphans that became ours."""
@@ -204,11 +212,23 @@ class JobRun:
         if is_requested:
             self._terminate(JobState.CANCELLED)
 
-    def _signal_script(self) -> None:
+    def _look_for_signals(self) -> None:
+        """Take what the portal asked to be sent; a script that has just started gets it once its trap is set."""
+        try:
+            with self._store.read() as connection:
+                is_asked = rows.has_signals(connection, self._job.id)
+            if is_asked:
+                with self._store.write() as connection:
+                    self._asked_signals += rows.take_signals(connection, self._job.id)
+        except SchedulerUnavailable as error:
+            logger.warning("job %d: %s", self._job.id, error)
+
+    def _signal_script(self, *names: str) -> None:
         """As `--signal=B:`: to the script alone, since most programs die of a signal that they don't expect."""
         if self._script is not None:
             # Not yet reaped, so the number is still its own.
-            os.kill(self._script.pid, signal.Signals[f"SIG{self._job.spec.signal_name}"])
+            for name in names:
+                os.kill(self._script.pid, signal.Signals[f"SIG{name}"])
 
     def _terminate(self, cause: JobState) -> None:
         """Begin the end: SIGTERM to all, SIGKILL after KILL_WAIT_S."""

@@ -89,6 +89,10 @@ class SlurmClient(ABC):
         """End a job as its owner; one that has ended is no error."""
 
     @abstractmethod
+    def signal(self, job_id: int, signal_name: str, *, user: str) -> None:
+        """Send a job's batch script a signal as its owner; one that doesn't run is no error."""
+
+    @abstractmethod
     def partitions(self) -> list[PartitionInfo]:
         """All partitions."""
 
@@ -293,6 +297,14 @@ class SlurmBackend(SchedulerBackend):
         found = self._look_up({job_id}).get(job_id)
         if found is not None and key in ("", found[1]) and not is_end(found[0].state):
             self._client.cancel(job_id, user=found[0].user)
+
+    def signal(self, native_id: str, signal_name: str, *, key: str = "") -> None:
+        job_id = _read_id(native_id)
+        if job_id is None:
+            return
+        found = self._look_up({job_id}).get(job_id)
+        if found is not None and key in ("", found[1]) and found[0].state is JobState.RUNNING:
+            self._client.signal(job_id, signal_name, user=found[0].user)
 
     def partitions(self) -> list[PartitionInfo]:
         return self._client.partitions()

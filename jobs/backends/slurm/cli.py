@@ -170,6 +170,13 @@ class CliClient(SlurmClient):
         if done.exit_code and not any(words in done.errors for words in _NOTHING_TO_CANCEL):
             raise SchedulerUnavailable(f"scancel failed: {done.errors}")
 
+    def signal(self, job_id: int, signal_name: str, *, user: str) -> None:
+        # --batch: the script alone, as by --signal=B: before the end.
+        command = ["scancel", f"--user={user}", "--batch", f"--signal={signal_name}", str(job_id)]
+        done = self._runner.run(command, user=user)
+        if done.exit_code and not any(words in done.errors for words in _NOTHING_TO_CANCEL):
+            raise SchedulerUnavailable(f"scancel failed: {done.errors}")
+
     def partitions(self) -> list[PartitionInfo]:
         columns = ",".join(f"{name}:{width}" for name, width in _PARTITION_COLUMNS.items())
         nodes = self._ask(["sinfo", "--noheader", "--all", "--Node", "--sort=#P", f"--Format={columns}"])

@@ -39,6 +39,7 @@ SUPPORTED: Final[tuple[RestVersion, ...]] = (RestV0042(), RestV0041(), RestV0040
 _MAX_SINGLE_IDS: Final = 4
 """Up to so many jobs are asked for one by one; for more, the list of all is shorter."""
 
+_SIGNALS_WHOLE_JOBS: Final = "v0.0.38"
 _NOT_KNOWN: Final = 2017
 _AT_ITS_END: Final = 2021
 _PARTS: Final = ("slurm", "slurmdb")
@@ -167,6 +168,17 @@ class RestClient(SlurmClient):
 
     def cancel(self, job_id: int, *, user: str) -> None:
         response = self._send("DELETE", "slurm", f"job/{job_id}", user=user)
+        answer = read_answer(response)
+        if any(error_code(item) in (_NOT_KNOWN, _AT_ITS_END) for item in errors_of(answer)):
+            return  # not there any more, or at its end already
+        _check(response, answer)
+
+    def signal(self, job_id: int, signal_name: str, *, user: str) -> None:
+        # The oldest interface can only signal the whole job, its steps and its script; a program gets it twice then.
+        parameters = {"signal": signal_name}
+        if self._version.name != _SIGNALS_WHOLE_JOBS:
+            parameters["flags"] = "BATCH_JOB"
+        response = self._send("DELETE", "slurm", f"job/{job_id}", user=user, parameters=parameters)
         answer = read_answer(response)
         if any(error_code(item) in (_NOT_KNOWN, _AT_ITS_END) for item in errors_of(answer)):
             return  # not there any more, or at its end already

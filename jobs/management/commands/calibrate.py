@@ -3,8 +3,12 @@
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import transaction
 from django.utils import timezone
 
+from accounts.models import ActSource
+from accounts.services import audit
+from accounts.services.acts import Act
 from jobs.estimation.calibration import Calibration, RunKind
 from jobs.services.calibration import OtherEngine, UnknownVersion, activate_version, deactivate
 from jobs.services.recalibration import recalibrate
@@ -24,14 +28,19 @@ class Command(BaseCommand):
         if options["activate"] is not None:
             self._activate(options["activate"])
         elif options["deactivate"]:
-            version = deactivate()
+            with transaction.atomic():
+                version = deactivate()
+                if version is not None:
+                    _record("calibration.deactivate", version)
             self.stdout.write("no calibration was in use" if version is None else f"version {version} is out of use")
         else:
             self._learn(note=options["note"], dry_run=options["dry_run"])
 
     def _activate(self, number: int) -> None:
         try:
-            version = activate_version(number, at=timezone.now())
+            with transaction.atomic():
+                version = activate_version(number, at=timezone.now())
+                _record("calibration.activate", version.pk)
         except (UnknownVersion, OtherEngine) as error:
             raise CommandError(str(error)) from error
         self.stdout.write(f"version {version.pk} is in use; it rests on {version.jobs_used} finished jobs")
@@ -65,3 +74,8 @@ class Command(BaseCommand):
                 f"  {step.level:12} {step.jobs:5} jobs  x {step.factor:.3f} (weight {step.weight:.2f})"
                 f"   memory {memory.jobs:5} jobs  x {memory.factor:.3f} (weight {memory.weight:.2f})"
             )
+
+
+def _record(action: str, version: int) -> None:
+    act = Act(actor=None, at=timezone.now(), source=ActSource.COMMAND)
+    audit.record(act, action, target_kind="calibration", target=str(version))

@@ -7,7 +7,8 @@ from typing import Any, Final
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from accounts.models import ChangeOrigin, ChangeOutcome, Cluster
+from accounts.models import ActSource, ChangeOrigin, ChangeOutcome, Cluster
+from accounts.services.acts import Act
 from jobs.backends.associations import Change, SchedulerUnavailable
 from jobs.services.association_plan import Plan, rows_of
 from jobs.services.association_setup import NotManaged, managed_clusters
@@ -16,6 +17,7 @@ from jobs.services.associations import (
     ApplyInProgress,
     apply_associations,
     plan_associations,
+    record_apply,
     review_associations,
 )
 
@@ -75,6 +77,7 @@ class Command(BaseCommand):
         applied = apply_associations(
             cluster, now=timezone.now, origin=ChangeOrigin.COMMAND, delete_closed=options["delete_closed"]
         )
+        record_apply(Act(actor=None, at=timezone.now(), source=ActSource.COMMAND), cluster, applied)
         if options["json"]:
             self.stdout.write(json.dumps({"cluster": cluster.code, **_as_json(applied)}, indent=2))
         else:

@@ -1,5 +1,5 @@
 // Charts of the portal on ECharts. A chart is a <figure data-chart="KIND"> (templates/_chart.html) whose data are a JSON
-// block (data-chart-source="#id") or come from a URL (data-chart-url; polled when data-live-interval is set).
+// block (data-chart-source="id") or come from a URL (data-chart-url; polled when data-live-interval is set).
 //
 //   stacked   {unit, decimals?, categories: [..], series: [{name, values: [..]}], limit?: {name, value}}
 //   line      {x_label, y_label, decimals?, log_y?, series: [{name, points: [[x, y], ..], style?: "faint"|"dashed"}]}
@@ -253,7 +253,7 @@
   const start = async (figure) => {
     if (!KINDS[figure.dataset.chart]) throw new Error(`unknown chart kind ${figure.dataset.chart}`);
     const { chartSource, chartUrl, liveInterval } = figure.dataset;
-    if (chartSource) receive(figure, JSON.parse(document.querySelector(chartSource).textContent));
+    if (chartSource) receive(figure, JSON.parse(document.getElementById(chartSource).textContent));
     if (!chartUrl) return;
     // The server is told the last x it sent, so that a long curve travels once: it answers {append: true, series}.
     const address = () => {

@@ -76,7 +76,7 @@
       decimals: isLoss ? 4 : 0,
       series: [],
     });
-    figure.dataset.chartSource = `#${source.id}`;
+    figure.dataset.chartSource = source.id;
     figure.append(source);
     slot.querySelector('[data-curve-slot]').append(figure);
     slot.dispatchEvent(new CustomEvent('portal:swapped', { bubbles: true })); // charts.js draws it now

@@ -158,6 +158,10 @@ window.Portal = (() => {
   }
   window.setInterval(() => { if (!document.hidden) refreshTimes(); }, 30000);
 
+  document.addEventListener('click', (event) => {
+    if (event.target.closest('[data-print]')) window.print();
+  });
+
   // Errors of htmx requests: the server's words if it sent a fragment, else the banner ------------------------------
 
   const banner = document.getElementById('connection-banner');

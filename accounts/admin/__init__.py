@@ -3,6 +3,7 @@
 import uuid
 from datetime import timedelta
 from decimal import Decimal
+from http import HTTPStatus
 from typing import Any
 
 from django import forms
@@ -10,26 +11,41 @@ from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
 from django.core.exceptions import ValidationError
-from django.http import HttpRequest
+from django.db import transaction
+from django.forms import BaseInlineFormSet
+from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
+from accounts.acting import act_of
+from accounts.admin.auditing import AuditedAdmin, record_change
+from accounts.forms import HoursField, write_hours
 from accounts.models import (
+    ActSource,
     Allocation,
+    Appointment,
     AssociationChange,
+    AuditEvent,
     Cluster,
+    Cohort,
+    CohortShare,
     Institution,
+    InstitutionDomain,
     LedgerEntry,
     Membership,
+    Notification,
     Partition,
     Policy,
     Project,
     ResourceClass,
+    StarterPolicy,
     User,
+    Verification,
 )
-from accounts.services import ledger
+from accounts.services import cohorts, ledger, notification_wording
 
 HOUR_S = 3600
 
@@ -59,7 +75,7 @@ def _may_touch(request: HttpRequest, user: User | None) -> bool:
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin[User], ModelAdmin):
+class UserAdmin(AuditedAdmin, DjangoUserAdmin[User]):
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
@@ -67,7 +83,7 @@ class UserAdmin(DjangoUserAdmin[User], ModelAdmin):
     list_filter = ("is_active", "is_staff")
     fieldsets = (
         (None, {"fields": ("username", "password")}),
-        (_("Person"), {"fields": ("first_name", "last_name", "email", "time_zone")}),
+        (_("Person"), {"fields": ("first_name", "last_name", "email", "time_zone", "language")}),
         (_("Cluster"), {"fields": ("unix_username",)}),
         (_("Rights"), {"fields": ("is_active", "is_staff", "is_superuser")}),
     )
@@ -83,9 +99,17 @@ class UserAdmin(DjangoUserAdmin[User], ModelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return _may_touch(request, obj) and super().has_delete_permission(request, obj)
 
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        """That a password was set by somebody else is written down; what it is, is not."""
+        with transaction.atomic():
+            answer: HttpResponse = super().user_change_password(request, id, form_url)
+            if request.method == "POST" and answer.status_code == HTTPStatus.FOUND:
+                record_change(request, User.objects.get(pk=id), "set_password", before={}, after={})
+        return answer
+
 
 @admin.register(Institution)
-class InstitutionAdmin(ModelAdmin):
+class InstitutionAdmin(AuditedAdmin):
     list_display = ("code", "name", "name_zh")
     search_fields = ("code", "name", "name_zh")
 
@@ -97,7 +121,7 @@ class MembershipInline(TabularInline):
 
 
 @admin.register(Project)
-class ProjectAdmin(ModelAdmin):
+class ProjectAdmin(AuditedAdmin):
     list_display = ("code", "title", "institution", "state", "created_at")
     list_filter = ("state", "institution")
     list_select_related = ("institution",)
@@ -106,13 +130,13 @@ class ProjectAdmin(ModelAdmin):
 
 
 @admin.register(ResourceClass)
-class ResourceClassAdmin(ModelAdmin):
+class ResourceClassAdmin(AuditedAdmin):
     list_display = ("code", "title", "title_zh", "billing_weight")
     search_fields = ("code", "title")
 
 
 @admin.register(Cluster)
-class ClusterAdmin(ModelAdmin):
+class ClusterAdmin(AuditedAdmin):
     list_display = ("code", "title", "is_enabled", "unavailable_since_at", "last_polled_at", "last_error")
     readonly_fields = ("consecutive_failures", "unavailable_since_at", "retry_at", "last_error", "last_polled_at")
 
@@ -127,8 +151,28 @@ class AssociationChangeAdmin(ReadOnlyAdmin):
     show_full_result_count = False
 
 
+@admin.register(Notification)
+class NotificationAdmin(ReadOnlyAdmin):
+    """What people were told, in the reader's language."""
+
+    list_display = ("at", "subject", "user")
+    fields = ("at", "user", "subject", "text", "path")
+    list_filter = ("kind",)
+    list_select_related = ("user",)
+    ordering = ("-pk",)
+    show_full_result_count = False
+
+    @admin.display(description=_("subject"))
+    def subject(self, notice: Notification) -> str:
+        return notification_wording.describe(notice).subject
+
+    @admin.display(description=_("text"))
+    def text(self, notice: Notification) -> str:
+        return notification_wording.describe(notice).text
+
+
 @admin.register(Partition)
-class PartitionAdmin(ModelAdmin):
+class PartitionAdmin(AuditedAdmin):
     list_display = (
         "name",
         "cluster",
@@ -145,7 +189,9 @@ class PartitionAdmin(ModelAdmin):
 
 
 @admin.register(Policy)
-class PolicyAdmin(ModelAdmin):
+class PolicyAdmin(ReadOnlyAdmin):
+    """To look at only: policies are set on their own pages, where each change leaves its line in the audit log."""
+
     list_display = (
         "__str__",
         "max_queued_jobs",
@@ -153,20 +199,10 @@ class PolicyAdmin(ModelAdmin):
         "max_accelerators_in_use",
         "max_accelerators_per_job",
         "max_time_limit_minutes",
+        "max_jobs_per_day",
+        "approval_above_s",
     )
-    list_select_related = ("user", "project", "partition")
-
-    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
-        form = super().get_form(request, obj, change=change, **kwargs)
-
-        class OneScope(form):  # type: ignore[misc,valid-type] # made by the admin when it runs
-            def clean(self) -> Any:
-                cleaned = super().clean()
-                if sum(cleaned.get(scope) is not None for scope in ("user", "project", "partition")) > 1:
-                    raise ValidationError(_("Choose one of user, project and partition, or none for the whole centre."))
-                return cleaned
-
-        return OneScope
+    list_select_related = ("user", "project", "partition", "institution")
 
 
 class AllocationForm(forms.ModelForm[Allocation]):
@@ -204,7 +240,7 @@ class AllocationForm(forms.ModelForm[Allocation]):
 
 
 @admin.register(Allocation)
-class AllocationAdmin(ModelAdmin):
+class AllocationAdmin(AuditedAdmin):
     form = AllocationForm
     list_display = ("project", "resource_class", "start_at", "end_at", "granted", "reserved", "used", "available")
     list_filter = ("resource_class", "project__institution")
@@ -220,7 +256,7 @@ class AllocationAdmin(ModelAdmin):
         now = timezone.now()
         return {"start_at": now, "end_at": now + timedelta(days=365), **super().get_changeform_initial_data(request)}
 
-    def save_model(self, request: HttpRequest, obj: Allocation, form: Any, change: bool) -> None:
+    def store(self, request: HttpRequest, obj: Allocation, form: Any, change: bool) -> None:
         amount_s = int(form.cleaned_data["hours"] * HOUR_S)
         common: dict[str, Any] = {
             "at": timezone.now(),
@@ -278,4 +314,132 @@ class LedgerEntryAdmin(ReadOnlyAdmin):
     list_select_related = ("allocation__project", "allocation__resource_class", "actor")
     search_fields = ("reference", "allocation__project__code")
     ordering = ("-id",)
+    show_full_result_count = False
+
+
+@admin.register(InstitutionDomain)
+class InstitutionDomainAdmin(AuditedAdmin):
+    list_display = ("domain", "institution")
+    list_select_related = ("institution",)
+    search_fields = ("domain", "institution__code")
+
+
+@admin.register(Verification)
+class VerificationAdmin(ReadOnlyAdmin):
+    list_display = ("user", "institution", "at", "verified_by")
+    list_select_related = ("user", "institution", "verified_by")
+    search_fields = ("user__username", "institution__code")
+    ordering = ("-at",)
+
+
+class StarterPolicyForm(forms.ModelForm[StarterPolicy]):
+    """The amount in hours."""
+
+    hours = HoursField(label=_("accelerator-hours"))
+
+    class Meta:
+        model = StarterPolicy
+        fields = ("is_enabled", "resource_class", "validity_days", "institution")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.pk is not None:
+            self.fields["hours"].initial = write_hours(self.instance.amount_s)
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        others = StarterPolicy.objects.filter(is_enabled=True).exclude(pk=self.instance.pk)
+        if cleaned.get("is_enabled") and others.exists():
+            self.add_error("is_enabled", _("Another policy is in force; take that out of force first."))
+        if cleaned.get("hours") is not None:
+            self.instance.amount_s = cleaned["hours"]
+        return cleaned
+
+
+@admin.register(StarterPolicy)
+class StarterPolicyAdmin(AuditedAdmin):
+    form = StarterPolicyForm
+    list_display = ("__str__", "is_enabled", "resource_class", "validity_days", "institution")
+    list_select_related = ("resource_class", "institution")
+
+
+class ShareFormSet(BaseInlineFormSet):  # type: ignore[type-arg] # made by the admin when it runs
+    """All shares of one partition: each of one holder, and together no more than there is."""
+
+    def clean(self) -> None:
+        super().clean()
+        rows = [
+            form.cleaned_data
+            for form in self.forms
+            if getattr(form, "cleaned_data", None) and not form.cleaned_data.get("DELETE")
+        ]
+        for row in rows:
+            _check_row(row)
+        if self.instance.partition_id is None:
+            return  # the partition itself is what is wrong
+        try:
+            cohorts.check_shares(self.instance, (row.get("nominal") or 0 for row in rows))
+        except cohorts.SharesDontFit as error:
+            raise ValidationError(str(error)) from error
+
+
+def _check_row(row: dict[str, Any]) -> None:
+    if (row.get("project") is None) == (row.get("institution") is None):
+        raise ValidationError(gettext("A share is of one project or of one institution."))
+    lending, nominal = row.get("lending_limit"), row.get("nominal") or 0
+    if lending is not None and lending > nominal:
+        raise ValidationError(
+            gettext("A lending limit of %(lending)s is more than the nominal share of %(nominal)s.")
+            % {"lending": lending, "nominal": nominal}
+        )
+
+
+class CohortShareInline(TabularInline):
+    model = CohortShare
+    formset = ShareFormSet
+    extra = 0
+    autocomplete_fields = ("project", "institution")
+
+
+@admin.register(Cohort)
+class CohortAdmin(ModelAdmin):
+    list_display = ("partition", "is_enabled", "preemptible_weight", "grace_s", "may_overrun")
+    list_select_related = ("partition__cluster",)
+    inlines = (CohortShareInline,)
+
+    def save_model(self, request: HttpRequest, obj: Cohort, form: Any, change: bool) -> None:
+        form.before = cohorts.describe(Cohort.objects.get(pk=obj.pk)) if change else {}
+        super().save_model(request, obj, form, change)
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        act = act_of(request, ActSource.ADMIN)
+        cohorts.record_change(act, form.instance, before=form.before, verb="change" if change else "create")
+
+    def delete_model(self, request: HttpRequest, obj: Cohort) -> None:
+        before = cohorts.describe(obj)
+        cohorts.record_change(act_of(request, ActSource.ADMIN), obj, before=before, verb="delete")
+        super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: Any) -> None:
+        for cohort in queryset:
+            self.delete_model(request, cohort)
+
+
+@admin.register(Appointment)
+class AppointmentAdmin(ReadOnlyAdmin):
+    """To look at: offices are given on the portal's own page, which tells the person."""
+
+    list_display = ("user", "office", "institution", "since_at")
+    list_filter = ("office",)
+    list_select_related = ("user", "institution")
+
+
+@admin.register(AuditEvent)
+class AuditEventAdmin(ReadOnlyAdmin):
+    """To look at; the portal's own page searches."""
+
+    list_display = ("at", "actor", "source", "action", "target_kind", "target", "project", "reason")
+    list_select_related = ("actor",)
+    ordering = ("-at", "-pk")
     show_full_result_count = False

@@ -1,6 +1,7 @@
 """What runs: jobs, their estimates, segments, events and usage."""
 
 import uuid
+from decimal import Decimal
 
 from django.conf import settings
 from django.contrib.postgres.indexes import GinIndex, OpClass
@@ -10,9 +11,9 @@ from django.db.models.functions import Upper
 from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 
-from accounts.models import Cluster, Partition, Project
+from accounts.models import Cluster, JobKind, Partition, Project
 from jobs.querysets import JobQuerySet
-from jobs.states import IN_SCHEDULER, TERMINAL, JobState
+from jobs.states import IN_SCHEDULER, TERMINAL, HoldReason, JobState
 
 _TERMINAL_VALUES = sorted(state.value for state in TERMINAL)
 JOB_STATE_CHOICES = [(state.value, state.value) for state in JobState]
@@ -89,6 +90,23 @@ class Job(models.Model):
         help_text=_("The resource class's weight at submission: a later price doesn't change this job's."),
     )
     charged_s = models.BigIntegerField(_("charged (accelerator-seconds)"), null=True, editable=False)
+    is_preemptible = models.BooleanField(
+        _("preemptible"),
+        default=False,
+        help_text=_("Runs at a discount on accelerators that their owners may take back at any time."),
+    )
+    preemptible_weight = models.DecimalField(
+        max_digits=4,
+        decimal_places=3,
+        default=Decimal(1),
+        editable=False,
+        help_text=_("The discount at submission, which is part of the billing weight already; 1: none."),
+    )
+    is_overrun = models.BooleanField(
+        default=False,
+        editable=False,
+        help_text=_("Holds and pays nothing: it was admitted when the project's allocation was used up."),
+    )
 
     # Where it stands.
     state = models.CharField(_("state"), max_length=16, choices=JOB_STATE_CHOICES, default=JobState.SUBMITTED.value)
@@ -98,6 +116,10 @@ class Job(models.Model):
     exit_signal = models.PositiveSmallIntegerField(null=True, editable=False)
     cancel_requested_at = models.DateTimeField(null=True, editable=False)
     cancel_requested_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, editable=False, on_delete=models.PROTECT, related_name="+"
+    )
+    approved_at = models.DateTimeField(null=True, editable=False)
+    approved_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, editable=False, on_delete=models.PROTECT, related_name="+"
     )
     expected_start_at = models.DateTimeField(null=True, editable=False)
@@ -134,6 +156,7 @@ class Job(models.Model):
                 name="jobs_job_unsettled",
                 condition=Q(state__in=_TERMINAL_VALUES, settled_at__isnull=True),
             ),
+            models.Index(fields=["ended_at"], name="jobs_job_ended", condition=Q(settled_at__isnull=False)),
             # Upper, since that is what `icontains` compares.
             GinIndex(OpClass(Upper("name"), name="gin_trgm_ops"), name="jobs_job_name_search"),
         ]
@@ -148,6 +171,13 @@ class Job(models.Model):
                 | (~Q(state=JobState.DISPATCHING.value) & Q(lease_token__isnull=True)),
                 name="jobs_job_lease_only_while_dispatching",
             ),
+            models.CheckConstraint(
+                condition=Q(preemptible_weight__gt=0, preemptible_weight__lte=1), name="jobs_job_discount_is_one"
+            ),
+            models.CheckConstraint(
+                condition=Q(is_overrun=False) | Q(is_preemptible=True, reserved_s=0),
+                name="jobs_job_overrun_holds_nothing",
+            ),
             models.UniqueConstraint(fields=["user", "submission_key"], name="jobs_job_submission_once"),
         ]
 
@@ -161,6 +191,15 @@ class Job(models.Model):
     def devices(self) -> int:
         """Accelerators in all."""
         return self.nodes * self.devices_per_node
+
+    @property
+    def kind(self) -> JobKind:
+        """What it is to policy."""
+        return JobKind.SCRIPT if self.workload is None else JobKind.TRAINING
+
+    @property
+    def is_held_for_approval(self) -> bool:
+        return self.state == JobState.HELD and self.state_reason == HoldReason.APPROVAL
 
     @property
     def is_chain(self) -> bool:
@@ -304,6 +343,12 @@ class JobSegment(models.Model):
         null=True, help_text=_("The highest step that the job's metrics had reached when it ended.")
     )
     nodes = models.JSONField(default=list)
+    preempt_requested_at = models.DateTimeField(
+        null=True, help_text=_("When the portal decided to give its accelerators back to their owner.")
+    )
+    preempt_signalled_at = models.DateTimeField(
+        null=True, help_text=_("When it was told to write a checkpoint; its time of grace runs from here.")
+    )
     accounted_at = models.DateTimeField(
         null=True, help_text=_("When its usage was recorded. Until then it is asked about.")
     )
@@ -330,7 +375,9 @@ class EventKind(models.TextChoices):
     CANCEL_REQUESTED = "cancel_requested", _("cancel requested")
     DISPATCH_DELAYED = "dispatch_delayed", _("dispatch delayed")
     SEGMENT_ENDED = "segment_ended", _("segment ended")
+    APPROVED = "approved", _("approved")
     TIME_LIMIT_CHANGED = "time_limit_changed", _("time limit changed")
+    PREEMPT_REQUESTED = "preempt_requested", _("preemption requested")
     SETTLED = "settled", _("settled")
 
 
@@ -378,6 +425,8 @@ class UsageRecord(models.Model):
     class Meta:
         verbose_name = _("usage record")
         verbose_name_plural = _("usage records")
+        # Fair share asks for what was used lately, however long the centre has been running.
+        indexes = [models.Index(fields=["ended_at"], name="jobs_usage_recent")]
         constraints = [
             models.CheckConstraint(condition=Q(charged_s__gte=0, shortfall_s__gte=0), name="jobs_usage_not_negative")
         ]

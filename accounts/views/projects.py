@@ -1,19 +1,16 @@
-"""Pages of projects and of a person's own profile."""
+"""Pages of projects."""
 
-from typing import Final, cast
+from typing import Final
 
-from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.db.models import Count, OuterRef, Prefetch, Subquery
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
-from django.utils.translation import gettext as _
-from django.views.decorators.http import require_http_methods, require_safe
+from django.views.decorators.http import require_safe
 
 from accounts import access
-from accounts.forms import ProfileForm
-from accounts.models import Allocation, Membership, Role, User
+from accounts.models import Allocation, Membership, Role
 from accounts.services.balances import Balance, describe_balances
 
 _ROLE_ORDER: Final = {Role.PI.value: 0, Role.MANAGER.value: 1, Role.MEMBER.value: 2}
@@ -56,29 +53,17 @@ def project_page(request: HttpRequest, code: str) -> HttpResponse:
     )
     allocations = access.visible_allocations(request.user).filter(project=project).order_by("-end_at", "pk")
     balances = describe_balances(allocations, now)
+    own_role = next((member for member in members if member.user_id == request.user.pk), None)
+    leads = own_role is not None and own_role.role in (Role.PI, Role.MANAGER)
     context = {
         "project": project,
         "members": members,
-        "own_role": next((member for member in members if member.user_id == request.user.pk), None),
+        "own_role": own_role,
+        "leads": leads,
+        "sees_statements": access.statement_projects(request.user).filter(pk=project.pk).exists(),
         "balances": [balance for balance in balances if not balance.is_ended],
+        "may_manage_members": leads or access.is_administrator(request.user),
+        "has_audit": leads or access.oversees(request.user, project),
         "ended": [balance for balance in balances if balance.is_ended],
     }
     return render(request, "accounts/project.html", context)
-
-
-@login_required
-@require_http_methods(["GET", "POST"])
-def profile(request: HttpRequest) -> HttpResponse:
-    """A person's own name and time zone."""
-    user = cast(User, request.user)
-    if request.method == "POST":
-        # A copy: a refused value must not show in the page's head.
-        form = ProfileForm(request.POST, instance=User.objects.get(pk=user.pk))
-        if form.is_valid():
-            form.save()
-            messages.success(request, _("Your profile is saved."))
-            return redirect("profile")
-    else:
-        form = ProfileForm(instance=user)
-    memberships = user.memberships.select_related("project").order_by("project__code")
-    return render(request, "accounts/profile.html", {"form": form, "memberships": memberships})

@@ -2,9 +2,7 @@
 
 import pytest
 
-from tests.browser.conftest import Browser, browser, portal
-
-__all__ = ["browser", "portal"]
+from tests.browser.conftest import Browser
 
 pytestmark = pytest.mark.browser
 

@@ -1,0 +1,1 @@
+"""Simulations with seeds, on the portal's own functions."""
