@@ -147,6 +147,9 @@ class JobFile(_Part):
     override_estimate: bool | None = Field(
         default=None, description="Run even if the estimate says that it doesn't fit."
     )
+    is_preemptible: bool | None = Field(
+        default=None, description="Run on idle shares of others, cheaper; it makes room when their owners need them."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

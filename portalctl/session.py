@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from portalctl.client import ApiProblem, PortalClient, PortalError, RetryPolicy
-from portalctl.client.client import check_address
+from portalctl.client.calls import check_address
 from portalctl.output import plain
 from portalctl.profiles import Profile, Profiles, load_profiles
 

@@ -4,6 +4,7 @@ A field that a newer portal adds is kept, and otherwise ignored; words such as s
 new one is no error. A field that is missing is one. Units are in the names: `_s` seconds, `_bytes`, `_hours`.
 """
 
+from datetime import date
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
@@ -81,6 +82,25 @@ class Allocation(Reply):
     used_hours: float
     reserved_hours: float
     available_hours: float
+
+
+class Forecast(Reply):
+    """When an allocation runs out, if the last 30 days are a guide: a range that holds 8 of 10 ways it may go."""
+
+    unknown: str
+    rate_s_per_day: float
+    runs_out_first: date | None
+    runs_out_typical: date | None
+    runs_out_last: date | None
+    left_at_end_low_s: int
+    left_at_end_typical_s: int
+    left_at_end_high_s: int
+
+
+class AllocationDetail(Allocation):
+    """An allocation with a forecast; null while its period doesn't hold the present."""
+
+    forecast: Forecast | None
 
 
 class LedgerEntry(Reply):
@@ -313,6 +333,7 @@ class PreparedJob(Reply):
     reserved_hours: float
     available_s: int
     available_hours: float
+    billing_weight: float
     plan: Plan | None
     script: str
     warnings: list[LaunchWarning]
@@ -336,6 +357,8 @@ class Segment(Reply):
     exit_code: int | None
     exit_signal: int | None
     last_step: int | None
+    preempt_requested_at: AwareDatetime | None
+    preempt_signalled_at: AwareDatetime | None
 
 
 class Usage(Reply):
@@ -350,6 +373,21 @@ class Usage(Reply):
     cpu_s: float | None
     max_rss_bytes: int | None
     elapsed_over_estimated: float | None
+
+
+class QueuePlace(Reply):
+    """Where a job stands among those that wait for the same resource class, and why. Shares and uses are fractions."""
+
+    position: int
+    total: int
+    factor: float
+    project_share: float
+    project_use: float
+    person_share: float
+    person_use: float
+    age_s: float
+    advantage_s: float
+    text: str
 
 
 class JobSummary(Reply):
@@ -382,6 +420,7 @@ class JobSummary(Reply):
     started_at: AwareDatetime | None
     ended_at: AwareDatetime | None
     cancel_requested_at: AwareDatetime | None
+    is_preemptible: bool
 
 
 class Job(JobSummary):
@@ -404,6 +443,11 @@ class Job(JobSummary):
     usage: Usage | None
     segments: list[Segment]
     links: dict[str, str]
+    billing_weight: float
+    preemptible_weight: float
+    preemptions: int
+    is_overrun: bool
+    queue_place: QueuePlace | None
 
 
 class JobEvent(Reply):
@@ -457,3 +501,111 @@ class Catalogue(Reply, Generic[Row]):
     """A list that comes at once."""
 
     results: list[Row]
+
+
+class UsageFigures(Reply):
+    """Sums of a group. Accelerator-seconds as billed, but `used_s`, which is not weighted."""
+
+    jobs: int
+    used_s: int
+    charged_s: int
+    reserved_s: int
+    failed_s: int
+    idle_s: int
+    wasted_s: int
+    shortfall_s: int
+    charged_hours: float
+    wasted_hours: float
+    mean_wait_s: float | None
+    time_error: float | None
+    time_bias: float | None
+    time_jobs: int
+    memory_error: float | None
+    memory_bias: float | None
+    memory_jobs: int
+
+
+class ReportRow(Reply):
+    """A group."""
+
+    key: str
+    name: str
+    figures: UsageFigures
+
+
+class UsageReport(Reply):
+    """All groups that have a use: times in their order, others by what was charged."""
+
+    group_by: str
+    first_day: date
+    last_day: date
+    total: UsageFigures
+    results: list[ReportRow]
+
+
+class RequestLine(Reply):
+    """Hours of one resource class."""
+
+    resource_class: str
+    amount_s: int
+    granted_s: int | None
+    allocation: UUID | None
+
+
+class Request(Reply):
+    """A request, and what became of it."""
+
+    uuid: UUID
+    kind: str
+    state: str
+    requester: str
+    project: str | None
+    institution: str
+    project_code: str
+    project_title: str
+    field_of_science: str
+    new_pi: str | None
+    start_at: AwareDatetime | None
+    end_at: AwareDatetime | None
+    lines: list[RequestLine]
+    submitted_at: AwareDatetime
+    decided_at: AwareDatetime | None
+    decided_by: str | None
+    decision_reason: str
+    granted_start_at: AwareDatetime | None
+    granted_end_at: AwareDatetime | None
+
+
+class RequestEvent(Reply):
+    """A step."""
+
+    step: str
+    at: AwareDatetime
+    actor: str
+    words: str
+
+
+class RequestDetail(Request):
+    """A request with its reasons and steps."""
+
+    justification: str
+    estimate: dict[str, Any] | None
+    events: list[RequestEvent]
+
+
+class AuditEvent(Reply):
+    """One act: who, what, before, after, when, from where."""
+
+    id: int
+    at: AwareDatetime
+    actor: str | None
+    source: str
+    ip_address: str | None
+    action: str
+    target_kind: str
+    target: str
+    institution: str
+    project: str
+    before: dict[str, Any]
+    after: dict[str, Any]
+    reason: str

@@ -90,6 +90,7 @@ def summary(**fields: Any) -> dict[str, Any]:
         "reason_text": "",
         "reason_advice": "",
         "is_terminal": False,
+        "is_preemptible": False,
         "user": "lin",
         "project": "nlp",
         "cluster": "demo",
@@ -129,12 +130,20 @@ def whole_job(**fields: Any) -> dict[str, Any]:
         "usage": None,
         "segments": [segment(1)],
         "links": {},
+        "billing_weight": 1.0,
+        "preemptible_weight": 1.0,
+        "preemptions": 0,
+        "is_overrun": False,
+        "queue_place": None,
         **fields,
     }
 
 
 def segment(number: int) -> dict[str, Any]:
-    nulls = ("time_limit_minutes", "accepted_at", "started_at", "ended_at", "exit_code", "exit_signal", "last_step")
+    nulls = (
+        *("time_limit_minutes", "accepted_at", "started_at", "ended_at", "exit_code", "exit_signal", "last_step"),
+        *("preempt_requested_at", "preempt_signalled_at"),
+    )
     known = {"number": number, "key": f"key-{number}", "native_id": str(number), "cluster": "demo"}
     return {**known, "nodes": ["a-01"], "resubmissions": 0, "end_state": "", **dict.fromkeys(nulls)}
 
@@ -217,12 +226,27 @@ def real_transport(site: Site) -> Iterator[httpx.BaseTransport]:
         signal.connect(close_old_connections)
 
 
+SignInByClient = Callable[[Any], PortalClient]
+
+
 @pytest.fixture
-def portal(real_transport: httpx.BaseTransport) -> Iterator[PortalClient]:
+def sign_in(real_transport: httpx.BaseTransport) -> SignInByClient:
+    """A client signed in as one of the site's people."""
+
+    def make(user: Any) -> PortalClient:
+        user.set_password("pass-phrase-7")
+        user.save(update_fields=["password"])
+        client = PortalClient(URL, transport=real_transport, retries=RetryPolicy(attempts=1))
+        client.sign_in(user.username, "pass-phrase-7")
+        return client
+
+    return make
+
+
+@pytest.fixture
+def portal(site: Site, sign_in: SignInByClient) -> PortalClient:
     """Signed in as the site's owner."""
-    with PortalClient(URL, transport=real_transport, retries=RetryPolicy(attempts=1)) as client:
-        client.sign_in("lin", "pass-phrase-7")
-        yield client
+    return sign_in(site.owner)
 
 
 Wrote = Callable[[str], Path]

@@ -17,7 +17,7 @@ from jobs.models import Job
 from portalctl.client import ApiProblem, PortalClient, models
 from portalctl.profiles import load_profiles, profiles_file
 from tests.api.conftest import Site
-from tests.portalctl.conftest import URL, CommandLine, Wrote
+from tests.portalctl.conftest import URL, CommandLine, SignInByClient, Wrote
 
 SPECIFICATION = yaml.safe_load((Path(settings.BASE_DIR) / "docs" / "openapi.yaml").read_text(encoding="utf-8"))
 SCHEMAS = SPECIFICATION["components"]["schemas"]
@@ -84,7 +84,10 @@ def test_the_whole_way_of_a_job_by_the_client(site: Site, portal: PortalClient) 
     assert "llama-2-7b" in {one.name for one in portal.presets()}
     assert portal.accelerators()
     (allocation,) = portal.allocations(project="nlp", active=True)
-    assert portal.allocation(allocation.uuid) == allocation
+    assert portal.allocation(allocation.uuid).available_s == allocation.available_s
+
+    assert {one.username for one in portal.members("nlp")} == {"chen", "lin", "wang"}
+    assert portal.usage_report(group_by="user").results == []
 
     workload = {"model": {"preset": "llama-2-7b"}, "tokens": 10**9}
     place = {name: body()[name] for name in ("project", "cluster", "partition", "nodes", "devices_per_node")}
@@ -217,3 +220,27 @@ def test_words_are_in_the_language_of_the_locale(
     lin.read("submit", job_file(JOB))
     monkeypatch.setenv("LANG", "zh_CN.UTF-8")
     assert lin.read("list")["results"][0]["state_label"] == "已提交"
+
+
+def test_the_whole_way_of_a_request_by_the_client(site: Site, sign_in: SignInByClient) -> None:
+    pi, staff = sign_in(site.pi), sign_in(site.staff)
+    asked = pi.ask({"kind": "END_OF_PROJECT", "project": "nlp", "justification": "done"})
+    assert [one.uuid for one in staff.requests(is_open=True)] == [asked.uuid]
+    assert staff.ask_back(asked.uuid, "why?").state == "ASKED_BACK"
+    assert pi.answer_request(asked.uuid, "so").state == "SUBMITTED"
+    assert staff.reject_request(asked.uuid, reason="not yet").decision_reason == "not yet"
+    again = pi.ask({"kind": "END_OF_PROJECT", "project": "nlp", "justification": "done"})
+    assert pi.withdraw_request(again.uuid).state == "WITHDRAWN"
+    last = pi.ask({"kind": "END_OF_PROJECT", "project": "nlp", "justification": "done"})
+    assert staff.approve_request(last.uuid, reason="so be it").state == "APPROVED"
+    assert [step.step for step in pi.request(last.uuid).events][-1] == "APPROVE"
+    assert "request.approve" in {act.action for act in staff.audit()}
+
+
+def test_members_come_change_and_go_by_the_client(site: Site, sign_in: SignInByClient) -> None:
+    pi = sign_in(site.pi)
+    who = site.stranger.username
+    assert pi.add_member("nlp", who).role == "MEMBER"
+    assert pi.change_member("nlp", who, role="MANAGER").role == "MANAGER"
+    pi.remove_member("nlp", who)
+    assert who not in {one.username for one in pi.members("nlp")}

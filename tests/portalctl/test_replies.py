@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from portalctl.client import ApiProblem, InvalidArgument, PortalClient, RetryPolicy, UnexpectedReply
-from portalctl.client.client import check_address
+from portalctl.client.calls import check_address
 from tests.portalctl.conftest import (
     JOB_ID,
     URL,
