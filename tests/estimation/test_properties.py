@@ -203,6 +203,10 @@ def test_memory_never_rises_with_more_recomputation_and_time_never_falls(case):
     assert np.all(seconds[3:] * ROUNDING >= seconds[2:-1])
 
 
+HIGHEST_PEAK = 1e18
+"""FLOP/s: what a catalogue may say at most."""
+
+
 def speed_up(machine, rate, factor):
     accelerator = machine.accelerator
     if rate == "memory":
@@ -212,6 +216,7 @@ def speed_up(machine, rate, factor):
             host_bytes_per_s=machine.host_rate_bytes_per_s,
         )
     if rate == "peak":
+        factor = min(factor, HIGHEST_PEAK / max(accelerator.peak_flop_per_s.values()))
         peaks = {name: factor * value for name, value in accelerator.peak_flop_per_s.items()}
         return replace(machine, accelerator=replace(accelerator, peak_flop_per_s=peaks))
     name = {"intra": "intra_node_bytes_per_s", "inter": "inter_node_bytes_per_s", "host": "host_bytes_per_s"}[rate]
