@@ -18,8 +18,12 @@ class LimitsForm(forms.Form):
     """A person, a project of theirs, a partition and a kind of job. Only who sees all may choose the person."""
 
     person = forms.CharField(label=_("Person (user name)"), required=False, max_length=150)
-    project = forms.ModelChoiceField(Project.objects.none(), label=_("Project"), to_field_name="code", required=False)
-    partition = forms.ModelChoiceField(Partition.objects.none(), label=_("Partition"), required=False)
+    project = forms.ModelChoiceField(
+        Project.objects.none(), label=_("Project"), to_field_name="code", required=False, empty_label=_("the first")
+    )
+    partition = forms.ModelChoiceField(
+        Partition.objects.none(), label=_("Partition"), required=False, empty_label=_("the first")
+    )
     kind = forms.ChoiceField(label=_("Kind of job"), choices=JobKind.choices, required=False)
 
     def __init__(self, *args: Any, user: User, **kwargs: Any) -> None:

@@ -24,7 +24,7 @@ def page_of(client: Client) -> str:
 def test_somebody_without_a_project_is_told_what_to_do(centre: Centre, sign_in: SignIn) -> None:
     page = page_of(sign_in(make_user()))
     assert "Your first training job" in page
-    assert "Ask an administrator to add you" in page
+    assert "/requests/new/new-project" in page
     assert "ready-made example" not in page
 
 
