@@ -194,15 +194,19 @@ def prepare_site(supervisor: Supervisor, environment: dict[str, str]) -> None:
     manage("ensure_installation")
     stamp_file = supervisor.home.path / "static.stamp"
     static_root = Path(environment.get("STATIC_ROOT") or supervisor.home.path / "static")
-    stamp = compute_static_stamp(CHECKOUT, static_root)
+    stamp = compute_static_stamp(CHECKOUT, static_root, home=supervisor.home.path)
     if not static_root.is_dir() or not stamp_file.exists() or stamp_file.read_text() != stamp:
         manage("collectstatic", "--noinput", "--verbosity", "0")
         write_private(stamp_file, stamp)
 
 
-def compute_static_stamp(checkout: Path, static_root: Path) -> str:
-    """Changes whenever a static file of the checkout or a version of an installed package does."""
-    digest = hashlib.sha256(f"{static_root}\n".encode())
+def compute_static_stamp(checkout: Path, static_root: Path, *, home: Path) -> str:
+    """Changes whenever a static file of the checkout or a version of an installed package does, or the place of them.
+
+    A place within `home` counts from there: a home that was moved or copied as a whole has its files already.
+    """
+    place = static_root.relative_to(home) if static_root.is_relative_to(home) else static_root
+    digest = hashlib.sha256(f"{place}\n".encode())
     for path in sorted(checkout.glob("*/static/**/*")):
         found = path.stat()
         digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())

@@ -195,7 +195,10 @@ def test_the_static_stamp_follows_the_files(tmp_path: Path) -> None:
     static = tmp_path / "app" / "static"
     static.mkdir(parents=True)
     (static / "a.css").write_text("a")
-    before = compute_static_stamp(tmp_path, tmp_path / "root")
-    assert compute_static_stamp(tmp_path, tmp_path / "root") == before
+    before = compute_static_stamp(tmp_path, tmp_path / "root", home=tmp_path)
+    assert compute_static_stamp(tmp_path, tmp_path / "root", home=tmp_path) == before
+    assert compute_static_stamp(tmp_path, tmp_path / "other", home=tmp_path) != before
+    copy = tmp_path / "copy"
+    assert compute_static_stamp(tmp_path, copy / "root", home=copy) == before, "a copied home has its files"
     (static / "a.css").write_text("ab")
-    assert compute_static_stamp(tmp_path, tmp_path / "root") != before
+    assert compute_static_stamp(tmp_path, tmp_path / "root", home=tmp_path) != before
