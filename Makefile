@@ -5,7 +5,7 @@ STAMP := .venv/installed
 PYTEST_ARGS ?= -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down status logs slurm slurm-down test test-slurm chaos bench lint format requirements messages
+.PHONY: help install demo up down status logs slurm slurm-down test test-slurm chaos fuzz bench lint format requirements messages
 
 help: ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ test-slurm: install ## the tests that need a real Slurm; as root, with Debian's 
 
 chaos: install ## kill parts of a portal and of its real Slurm at random: KILLS=300 JOBS=500 SEED=2026 make chaos
 	$(BIN)/python -m tests.chaos
+
+fuzz: install ## ask a running portal whatever its OpenAPI document allows, and what not: REQUESTS=20000 SEED=1 make fuzz
+	$(BIN)/python -m tests.fuzz
 
 bench: install ## measure beside baselines of the same run; ARGS="ledger race" for some (docs/benchmarks.md)
 	$(BIN)/python -m tests.benchmarks $(ARGS)

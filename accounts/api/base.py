@@ -50,6 +50,8 @@ class ApiView(APIView):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
+        if request.method not in self.allowed_methods:
+            self.http_method_not_allowed(request)  # before its parameters are called wrong
         self.query = read_query(
             self.query_serializers.get(self._method(request)),
             request.query_params,

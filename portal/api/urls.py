@@ -12,5 +12,5 @@ urlpatterns = [
     path("docs/", documentation.SwaggerPage.as_view(), name="api-docs"),
     path("redoc/", documentation.RedocPage.as_view(), name="api-redoc"),
     path("problems/<slug:slug>", documentation.ProblemTypeView.as_view(), name="api-problem"),
-    re_path(r"^.*\Z", documentation.UnknownRoute.as_view(), name="api-unknown"),
+    re_path(r"^[\s\S]*\Z", documentation.UnknownRoute.as_view(), name="api-unknown"),
 ]

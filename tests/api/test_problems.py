@@ -15,7 +15,9 @@ from tests.api.conftest import ApiClient, Site
 Check = Callable[..., dict[str, Any]]
 
 
-@pytest.mark.parametrize("path", ["nothing", "jobs/", "jobs/not-a-uuid", "projects/a%00b", "jobs/x/y/z", "", "%FF"])
+@pytest.mark.parametrize(
+    "path", ["nothing", "jobs/", "jobs/not-a-uuid", "projects/a%00b", "jobs/x/y/z", "", "%FF", "jobs/%0A"]
+)
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS", "PROPFIND"])
 def test_an_unknown_route_is_a_problem_not_a_page(site: Site, path: str, method: str, assert_problem: Check) -> None:
     answer = ApiClient().call(method, path, body=b"{}")
@@ -24,8 +26,11 @@ def test_an_unknown_route_is_a_problem_not_a_page(site: Site, path: str, method:
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"])
-def test_a_method_that_is_not_allowed_says_which_are(api: ApiClient, method: str, assert_problem: Check) -> None:
-    answer = api.call(method, "jobs", body=b"{}" if method != "TRACE" else b"")
+@pytest.mark.parametrize("query", ["", "?state=RUNNING&colour=red"])
+def test_a_method_that_is_not_allowed_says_which_are(
+    api: ApiClient, method: str, query: str, assert_problem: Check
+) -> None:
+    answer = api.call(method, f"jobs{query}", body=b"{}" if method != "TRACE" else b"")
     assert_problem(answer, 405, "method-not-allowed")
     assert set(answer["Allow"].split(", ")) == {"GET", "HEAD", "POST"}
 
