@@ -10,6 +10,7 @@ import dj_database_url
 import django_stubs_ext
 from csp.constants import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE
 from django.core.exceptions import ImproperlyConfigured
+from django.templatetags.static import static
 from django.urls import reverse_lazy
 from django.utils.translation import gettext_lazy as _
 from whitenoise.compress import Compressor
@@ -308,6 +309,7 @@ UNFOLD = {
     "SITE_TITLE": _("Training Portal"),
     "SITE_HEADER": _("Training Portal"),
     "SITE_URL": reverse_lazy("dashboard"),
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("portal/mark.svg")}],
     "SHOW_HISTORY": True,
 }
 

@@ -1,19 +1,20 @@
 """Back-office of people, resources and allocations. Amounts change through the ledger's services alone."""
 
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from http import HTTPStatus
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.forms import BaseInlineFormSet
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -236,7 +237,49 @@ class AllocationForm(forms.ModelForm[Allocation]):
         start, end = cleaned.get("start_at"), cleaned.get("end_at")
         if start and end and end <= start:
             self.add_error("end_at", _("The period ends before it starts."))
+        if not self.errors:
+            self._try()
         return cleaned
+
+    def _try(self) -> None:
+        """Write and take back, so that what the ledger refuses is an error of the form."""
+        try:
+            with transaction.atomic():
+                self.write(self.instance, at=timezone.now(), actor=None)
+                transaction.set_rollback(True)
+        except ledger.InstitutionShareExceeded as error:
+            figures = {
+                "limit": error.limit_s / HOUR_S,
+                "granted": error.granted_s / HOUR_S,
+                "asked": error.requested_s / HOUR_S,
+            }
+            words = _(
+                "The institution's share of this period is %(limit).2f hours: %(granted).2f are granted, and "
+                "%(asked).2f more would be too many."
+            )
+            raise ValidationError(words % figures) from error
+        except ledger.LedgerError as error:
+            raise ValidationError(str(error)) from error
+
+    def write(self, allocation: Allocation, *, at: datetime, actor: User | None) -> Allocation:
+        """Grant, or change what was granted, through the ledger.
+
+        Raises:
+            LedgerError: it refuses.
+        """
+        amount_s = int(self.cleaned_data["hours"] * HOUR_S)
+        common: dict[str, Any] = {"at": at, "actor": actor, "reason": self.cleaned_data["reason"]}
+        if allocation.pk is not None:
+            ledger.adjust(allocation_id=allocation.pk, delta_s=amount_s, reference=str(uuid.uuid4()), **common)
+            return allocation
+        return ledger.grant(
+            project_id=self.cleaned_data["project"].pk,
+            resource_class_id=self.cleaned_data["resource_class"].pk,
+            amount_s=amount_s,
+            start_at=self.cleaned_data["start_at"],
+            end_at=self.cleaned_data["end_at"],
+            **common,
+        )
 
 
 @admin.register(Allocation)
@@ -257,24 +300,18 @@ class AllocationAdmin(AuditedAdmin):
         return {"start_at": now, "end_at": now + timedelta(days=365), **super().get_changeform_initial_data(request)}
 
     def store(self, request: HttpRequest, obj: Allocation, form: Any, change: bool) -> None:
-        amount_s = int(form.cleaned_data["hours"] * HOUR_S)
-        common: dict[str, Any] = {
-            "at": timezone.now(),
-            "actor": request.user,
-            "reason": form.cleaned_data["reason"],
-        }
-        if change:
-            ledger.adjust(allocation_id=obj.pk, delta_s=amount_s, reference=str(uuid.uuid4()), **common)
-            return
-        made = ledger.grant(
-            project_id=obj.project_id,
-            resource_class_id=obj.resource_class_id,
-            amount_s=amount_s,
-            start_at=obj.start_at,
-            end_at=obj.end_at,
-            **common,
-        )
+        made = form.write(obj, at=timezone.now(), actor=request.user)
         obj.pk, obj.uuid = made.pk, made.uuid
+
+    def changeform_view(
+        self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        try:
+            answer: HttpResponse = super().changeform_view(request, object_id, form_url, extra_context)
+        except ledger.LedgerError as error:  # somebody else was first since the form was checked
+            self.message_user(request, str(error), messages.ERROR)
+            return redirect(request.path)
+        return answer
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
